@@ -1,0 +1,3 @@
+"""Declarative, reproducible neural architecture search."""
+
+__version__ = "0.1.0"

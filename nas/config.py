@@ -1,0 +1,305 @@
+"""params.yaml as frozen, validated models. No key has a default here: what the file says is the whole truth.
+
+Sections of one method live in the method's own module; `load_config` is handed them, so that this room knows none.
+"""
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+MethodName = Literal["random", "darts", "eoinas", "lfr-darts", "tenas", "asng", "is-nas"]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+S = TypeVar("S", bound="Section")
+SLICE = re.compile(r"(train|test)(?:\[(\d+%?)?:(\d+%?)?\])?")
+
+
+class ParamsError(ValueError):
+    """A parameter file that cannot be used; the message names file, key, value and what is allowed."""
+
+
+class Section(BaseModel):
+    """A section of params.yaml: frozen, refuses unknown keys, converts nothing but whole numbers to floats."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def as_tuple(value: Any) -> Any:
+    """YAML has lists, frozen models hold tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+class Runtime(Section):
+    device: Literal["cpu", "cuda"]
+    threads: int = Field(ge=1, le=256)
+    deterministic: bool
+
+
+class Slice(Section):
+    """Part of a data set: `train`, `train[:50%]`, `train[50%:]`, `train[100:600]`."""
+
+    part: Literal["train", "test"]
+    start: str | None
+    stop: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        match = SLICE.fullmatch(text)
+        if match is None:
+            raise ValueError("expected train, test, train[:50%], train[50%:] or train[100:600]")
+        part, start, stop = match.groups()
+        if any(bound and bound.endswith("%") and int(bound[:-1]) > 100 for bound in (start, stop)):
+            raise ValueError("a bound lies above 100%")
+        return cls(part=part, start=start, stop=stop)  # type: ignore[arg-type]
+
+    def bounds(self, count: int) -> tuple[int, int]:
+        """First (included) and last (excluded) position among `count` samples.
+
+        Raises:
+            ValueError: the slice is empty or reaches past the last sample.
+        """
+
+        def position(bound: str | None, default: int) -> int:
+            if bound is None:
+                return default
+            return count * int(bound[:-1]) // 100 if bound.endswith("%") else int(bound)
+
+        start, stop = position(self.start, 0), position(self.stop, count)
+        if not 0 <= start < stop <= count:
+            raise ValueError(f"asks for samples {start} to {stop} of {count}")
+        return start, stop
+
+
+class Splits(Section):
+    search_train: str
+    search_valid: str
+    retrain: str
+    test: str
+
+    @field_validator("*")
+    @classmethod
+    def known_form(cls, text: str) -> str:
+        Slice.parse(text)
+        return text
+
+    @model_validator(mode="after")
+    def test_is_kept_apart(self) -> Self:
+        for name in ("search_train", "search_valid", "retrain"):
+            if Slice.parse(getattr(self, name)).part == "test":
+                raise ValueError(f"'{name}' may not read the test part: only evaluate opens it")
+        if Slice.parse(self.test).part != "test":
+            raise ValueError("'test' must be a slice of the test part")
+        return self
+
+
+class Data(Section):
+    name: Literal["digits", "cifar10", "cifar100", "fashion-mnist", "arrays", "folder"]
+    root: str = Field(min_length=1)
+    download: bool
+    sha256: str | None = Field(pattern=r"^[0-9a-f]{64}$")
+    image_size: int | None = Field(ge=8, le=1024)
+    pad: int | None = Field(ge=8, le=1024)
+    stratified: bool
+    splits: Splits
+
+    @model_validator(mode="after")
+    def keys_that_go_together(self) -> Self:
+        if (self.name == "arrays") != (self.sha256 is not None):
+            raise ValueError("'sha256' is required with name: arrays, and null with any other")
+        if self.image_size is not None and self.name != "folder":
+            raise ValueError("'image_size' is for name: folder; leave it null")
+        return self
+
+
+class Augment(Section):
+    crop_padding: int = Field(ge=0, le=64)
+    flip: bool
+    cutout: int = Field(ge=0, le=512)
+
+
+class Size(Section):
+    """Depth and width of a network built from cells."""
+
+    cells: int = Field(ge=3, le=100)  # fewer leave no room for the two reductions
+    channels: int = Field(ge=2, le=1024, multiple_of=2)  # FactorizedReduce halves it
+
+
+class WeightOptimiser(Section):
+    lr: float = Field(gt=0)
+    lr_min: float = Field(ge=0)
+    momentum: float = Field(ge=0, lt=1)
+    weight_decay: float = Field(ge=0)
+    clip: float = Field(gt=0)
+
+
+class SearchCommon(Size, WeightOptimiser):
+    epochs: int = Field(ge=1)
+    batch: int = Field(ge=2)
+    augment: Augment
+
+
+class Retrain(Size, WeightOptimiser):
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(as_tuple)] = Field(min_length=1)
+    epochs: int = Field(ge=1)
+    batch: int = Field(ge=2)
+    schedule: Literal["cosine"]
+    label_smoothing: float = Field(ge=0, lt=1)
+    auxiliary_weight: float = Field(ge=0)
+    drop_path: float = Field(ge=0, lt=1)
+    augment: Augment
+
+
+class Evaluate(Section):
+    batch: int = Field(ge=1)
+
+
+class Config(Section):
+    """The whole of params.yaml. `search` and `derive` hold one section per method beside the common one."""
+
+    methods: Annotated[tuple[MethodName, ...], BeforeValidator(as_tuple)] = Field(min_length=1)
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(as_tuple)] = Field(min_length=1)
+    runtime: Runtime
+    data: Data
+    search: dict[str, Any]
+    derive: dict[str, Any]
+    retrain: Retrain
+    evaluate: Evaluate
+
+    @field_validator("methods", "seeds")
+    @classmethod
+    def no_repetition(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(values)) != len(values):
+            raise ValueError("a value stands twice")
+        return values
+
+    @property
+    def common(self) -> SearchCommon:
+        section: SearchCommon = self.search["common"]
+        return section
+
+    def runs(self) -> list[tuple[str, str, int]]:
+        """(run key, method, seed) of every expected trial, in the order of the table."""
+        return [(run_key(method, seed), method, seed) for method in self.methods for seed in self.seeds]
+
+
+def run_key(method: str, seed: int) -> str:
+    return f"{method}-{seed}"
+
+
+def parse_run_key(key: str) -> tuple[str, int]:
+    """`lfr-darts-3` -> ("lfr-darts", 3)."""
+    method, _, seed = key.rpartition("-")
+    if not method or not seed.isdecimal():
+        raise ParamsError(f"'{key}' is not a run key: expected <method>-<seed>, for instance darts-0")
+    return method, int(seed)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as DVC reads it: 1e-3 is a number, a repeated key an error."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ParamsError(f"key '{key}' stands twice (line {node.start_mark.line + 1} and below)")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"), list("-+.0123456789")
+)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; ParamsError when there is none."""
+    if not path.is_file():
+        raise ParamsError(f"{path}: no such file; run from the project's folder")
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not valid YAML: {error}") from None
+    except ParamsError as error:
+        raise ParamsError(f"{path}: {error}") from None
+    if not isinstance(tree, dict):
+        raise ParamsError(f"{path}: expected a mapping of sections, found {type(tree).__name__}")
+    return tree
+
+
+def load_config(
+    path: Path, search: Mapping[str, type[Section]], derive: Mapping[str, type[Section]]
+) -> Config:
+    """params.yaml as one frozen model; `search` and `derive` give the sections of each known method.
+
+    Raises:
+        ParamsError: a line per wrong key, with its value and what is allowed.
+    """
+    return parse_config(read_yaml(path), search, derive, str(path))
+
+
+def parse_config(
+    tree: Mapping[str, Any],
+    search: Mapping[str, type[Section]],
+    derive: Mapping[str, type[Section]],
+    source: str = "params.yaml",
+) -> Config:
+    config = _validate(Config, tree, "", source)
+    sections = {"search": {"common": SearchCommon, **search}, "derive": dict(derive)}
+    parsed = {
+        name: {key: _section(known, key, value, name, source) for key, value in getattr(config, name).items()}
+        for name, known in sections.items()
+    }
+    for name, wanted in (("search", ("common", *config.methods)), ("derive", config.methods)):
+        for key in wanted:
+            if key not in sections[name]:
+                raise ParamsError(
+                    f"{source}: 'methods' names '{key}', which is not built in yet. Built in: {', '.join(search)}."
+                )
+            if key not in parsed[name]:
+                raise ParamsError(f"{source}: section '{name}.{key}' is missing.")
+    return config.model_copy(update=parsed)
+
+
+def _section(known: Mapping[str, type[Section]], key: str, value: Any, parent: str, source: str) -> Section:
+    if key not in known:
+        raise ParamsError(_unknown(f"{parent}.{key}", list(known), source))
+    return _validate(known[key], value, f"{parent}.{key}", source)
+
+
+def _validate(model: type[S], value: Any, prefix: str, source: str) -> S:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        lines = [_line(detail, model, prefix, source) for detail in error.errors()]
+        raise ParamsError("\n".join(lines)) from None
+
+
+def _line(detail: Any, model: type[BaseModel], prefix: str, source: str) -> str:
+    location = [str(part) for part in detail["loc"]]
+    key = ".".join([prefix, *location] if prefix else location)
+    if detail["type"] == "extra_forbidden":
+        return _unknown(key, _keys_beside(model, location), source)
+    if detail["type"] == "missing":
+        return f"{source}: '{key}' is missing."
+    message = detail["msg"].removeprefix("Value error, ")
+    found = detail["input"]
+    shown = "" if isinstance(found, dict | BaseModel) else f" is {found!r}"
+    return f"{source}: '{key}'{shown}: {message[0].lower()}{message[1:]}."
+
+
+def _keys_beside(model: type[BaseModel], location: list[str]) -> list[str]:
+    for part in location[:-1]:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def _unknown(key: str, known: list[str], source: str) -> str:
+    near = get_close_matches(key.rpartition(".")[2], known, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"{source}: '{key}' is not a known key.{hint} Known: {', '.join(sorted(known))}."
