@@ -1,0 +1,1 @@
+"""One thin program per DVC stage: read params, call nas, write files."""
