@@ -1,0 +1,77 @@
+# Every developer habit is one target; `make` alone prints them. What a target needs, it makes first.
+
+PYTHON ?= python3
+NAME ?=
+# Two test processes of one thread each: the suite's worth of work on a laptop or a small CI machine.
+PYTEST_ARGS ?= -n 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+UV := $(shell command -v uv 2>/dev/null)
+# uv installs the same locked files several times faster; pip comes with every Python. Both check the hashes.
+INSTALL := $(if $(UV),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet) --require-hashes
+
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export OMP_NUM_THREADS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro status ui preset test smoke lint format type check lock clean
+
+help: ## print this page
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv from requirements.lock (PYTHON=python3.12 picks another interpreter)
+
+# No stamp means no environment yet, or one whose installation was cut short: both begin from nothing.
+# The stamp goes before an update and comes back last, so that a cut in between is seen the next time.
+$(STAMP): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "setup: '$(PYTHON)' is not a Python of 3.11 to 3.13; name one: make setup PYTHON=python3.11" >&2; exit 1; }
+	@test -e $@ || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); }
+	@rm -f $@
+	@echo "setup: installing requirements.lock with $(if $(UV),uv,pip); the first time fetches some gigabytes"
+	@$(INSTALL) -r $<
+	@touch $@
+
+repro: setup ## run the pipeline, or what is stale of it, and print the table
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+	@cat report/table.md
+	@echo "Figures, cells and provenance: report/index.html"
+
+status: setup ## say what `make repro` would run
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc status
+
+ui: setup ## open the MLflow view of the runs
+	@$(BIN)/python -m stages.track ui
+
+preset: setup ## write presets/NAME.yaml into params.yaml (NAME=cifar10-small); without NAME list them
+	@$(BIN)/python -m stages.preset $(if $(NAME),use $(NAME),list)
+
+test: setup ## the whole test suite (PYTEST_ARGS="-m 'not slow'" for a part)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+smoke: setup ## the tests that run the pipeline itself, small
+	@$(BIN)/python -m pytest -m pipeline
+
+lint: setup ## ruff: rules and format, changing nothing
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: setup ## ruff: fix and format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+type: setup ## mypy over nas/, stages/ and tests/
+	@$(BIN)/mypy
+
+check: lint type test ## what a change must pass
+
+lock: ## compile requirements.lock anew from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-annotate --quiet --output-file requirements.lock
+
+clean: ## remove caches of the tools; never data, runs, checkpoints or reports
+	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
