@@ -27,6 +27,15 @@ def register_op(name: str) -> Callable[[Factory], Factory]:
     return register
 
 
+def batch_norm(channels: int, affine: bool) -> nn.Module:
+    """With scales and running statistics in a network; with neither in a supernet.
+
+    A supernet is judged by the statistics of the batch (as IS-NAS' base method does), so that a cell needs no buffers;
+    DARTS keeps running ones, which only its logged validation accuracy sees.
+    """
+    return nn.BatchNorm2d(channels, affine=affine, track_running_stats=affine)
+
+
 class Zero(nn.Module):
     """No connection: zeros; with stride 2 the map is halved."""
 
@@ -48,7 +57,7 @@ class FactorizedReduce(nn.Module):
         super().__init__()
         self.conv_1 = nn.Conv2d(c_in, c_out // 2, 1, stride=2, bias=False)
         self.conv_2 = nn.Conv2d(c_in, c_out // 2, 1, stride=2, bias=False)
-        self.bn = nn.BatchNorm2d(c_out, affine=affine)
+        self.bn = batch_norm(c_out, affine)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
@@ -63,7 +72,7 @@ def relu_conv_bn(c_in: int, c_out: int, affine: bool) -> nn.Module:
     return nn.Sequential(
         nn.ReLU(),  # never in place: every candidate of the edge reads the same tensor
         nn.Conv2d(c_in, c_out, 1, bias=False),
-        nn.BatchNorm2d(c_out, affine=affine),
+        batch_norm(c_out, affine),
     )
 
 
@@ -74,7 +83,7 @@ def separable(channels: int, kernel: int, stride: int, dilation: int, affine: bo
         nn.ReLU(),
         nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
         nn.Conv2d(channels, channels, 1, bias=False),
-        nn.BatchNorm2d(channels, affine=affine),
+        batch_norm(channels, affine),
     ]
 
 
@@ -121,7 +130,7 @@ def dil_conv_5x5(channels: int, stride: int, affine: bool) -> nn.Module:
 def supernet_op(name: str, channels: int, stride: int) -> nn.Module:
     """The candidate as a supernet holds it: no affine scales, and pools followed by batch norm (DARTS)."""
     op = OPS[name](channels, stride, False)
-    return nn.Sequential(op, nn.BatchNorm2d(channels, affine=False)) if "pool" in name else op
+    return nn.Sequential(op, batch_norm(channels, False)) if "pool" in name else op
 
 
 def drop_path(x: Tensor, probability: float) -> Tensor:

@@ -1,0 +1,32 @@
+"""Spaces by name."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TypeVar
+
+from nas.contracts import Space
+
+SPACES = ("darts",)  # nas/spaces/<name>.py
+_CLASSES: dict[str, type[Space]] = {}
+T = TypeVar("T", bound=type[Space])
+
+
+def register_space(name: str) -> Callable[[T], T]:
+    """File a space under its name; a second registration raises."""
+
+    def register(space: T) -> T:
+        if name in _CLASSES:
+            raise ValueError(f"'{name}' is already registered")
+        space.name = name
+        _CLASSES[name] = space
+        return space
+
+    return register
+
+
+def get_space(name: str) -> Space:
+    """The space of this name; KeyError names those that are built in."""
+    if name not in SPACES:
+        raise KeyError(f"space {name!r} is not built in; built in: {', '.join(SPACES)}")
+    import_module(f"nas.spaces.{name}")
+    return _CLASSES[name]()
