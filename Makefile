@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 UV := $(shell command -v uv 2>/dev/null)
 # uv installs the same locked files several times faster; pip comes with every Python. Both check the hashes.
-INSTALL := $(if $(UV),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet) --require-hashes
+INSTALL := $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install) --require-hashes
 
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -31,7 +31,7 @@ $(STAMP): requirements.lock
 	  echo "setup: '$(PYTHON)' is not a Python of 3.11 to 3.13; name one: make setup PYTHON=python3.11" >&2; exit 1; }
 	@test -e $@ || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); }
 	@rm -f $@
-	@echo "setup: installing requirements.lock with $(if $(UV),uv,pip); the first time fetches some gigabytes"
+	@echo "setup: installing requirements.lock with $(if $(UV),uv,pip) (the first time fetches some gigabytes)"
 	@$(INSTALL) -r $<
 	@touch $@
 

@@ -1,0 +1,141 @@
+"""What the project promises of itself: rooms, light imports, a lock without hosts, pages whose links hold."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+PROJECT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md")])
+
+# docs/design.md draws this table. Beside each other on floor 1 modules may import each other; elsewhere rooms may not.
+FLOORS = {
+    "stages": 4,
+    "nas.training": 3,
+    "nas.report": 3,
+    "nas.methods": 2,
+    "nas.spaces": 2,
+    "nas.data": 2,
+    "nas.tracking": 2,
+    "nas.config": 1,
+    "nas.contracts": 1,
+    "nas.records": 1,
+    "nas.complexity": 1,
+    "nas.schedules": 1,
+    "nas.tasks": 1,
+    "nas": 0,
+}
+HEAVY = ("torch", "torchvision", "mlflow", "dvc", "sklearn", "matplotlib")
+STAGES = sorted(path.stem for path in (PROJECT / "stages").glob("*.py") if "typer.Typer(" in path.read_text())
+
+
+def module_name(path):
+    return ".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def room(module):
+    """`nas.spaces.cells` -> `nas.spaces`; None for a module of another project."""
+    parts = module.split(".")
+    if parts[0] not in ("nas", "stages"):
+        return None
+    return "stages" if parts[0] == "stages" else ".".join(parts[:2])
+
+
+def imports(path):
+    """Every module that a file imports, inside functions too."""
+    package = module_name(path).split(".") if path.name == "__init__.py" else module_name(path).split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*above, *filter(None, [node.module])])
+            yield from (f"{origin}.{alias.name}" if origin == "nas" else origin for alias in node.names)
+
+
+SOURCES = sorted([*PROJECT.glob("nas/**/*.py"), *PROJECT.glob("stages/**/*.py")])
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_arrows_between_rooms_only_go_down(path):
+    here = room(module_name(path))
+    assert here in FLOORS, f"{here} has no floor: draw it in docs/design.md, then name it here"
+    for module in imports(path):
+        there = room(module)
+        if there is None or there == here or FLOORS[here] == FLOORS[there] == 1:
+            continue
+        assert there in FLOORS, f"{there} has no floor"
+        assert FLOORS[there] < FLOORS[here], f"{module_name(path)} imports {module}: the arrow does not go down"
+
+
+def loaded_by(code):
+    """Which of the heavy packages are loaded after running `code` in a fresh interpreter."""
+    code += f"\nimport sys\nprint(*[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    return done.stderr.split()
+
+
+def test_the_package_loads_nothing_heavy():
+    assert loaded_by("import nas") == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_answers_help_without_loading_anything_heavy(stage):
+    run = f"""
+import runpy, sys
+sys.argv = ["stages.{stage}", "--help"]
+try:
+    runpy.run_module("stages.{stage}", run_name="__main__")
+except SystemExit as end:
+    assert not end.code, end.code
+"""
+    assert loaded_by(run) == []
+
+
+def dependencies():
+    project, extras = PYPROJECT["project"], PYPROJECT["project"]["optional-dependencies"].values()
+    groups = [PYPROJECT["build-system"]["requires"], project["dependencies"], *extras]
+    return [Requirement(text) for group in groups for text in group]
+
+
+def pins():
+    found = re.findall(r"^([\w.-]+)==(\S+)", (PROJECT / "requirements.lock").read_text(), re.MULTILINE)
+    return {name.replace(".", "-").lower(): version for name, version in found}
+
+
+@pytest.mark.parametrize("dependency", dependencies(), ids=lambda dependency: dependency.name)
+def test_every_dependency_has_a_floor_and_a_ceiling(dependency):
+    assert {specifier.operator for specifier in dependency.specifier} == {">=", "<"}
+
+
+@pytest.mark.parametrize("dependency", dependencies(), ids=lambda dependency: dependency.name)
+def test_the_lock_holds_every_dependency_within_its_bounds(dependency):
+    assert dependency.specifier.contains(pins()[dependency.name.replace(".", "-").lower()])
+
+
+def test_the_lock_names_no_host():
+    assert "://" not in (PROJECT / "requirements.lock").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_every_link_of_a_page_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not re.match(r"[a-z]+:|#", target):
+            assert (page.parent / target.partition("#")[0]).exists(), f"{target} does not exist"
+
+
+def test_contributing_stays_short():
+    assert len((PROJECT / "CONTRIBUTING.md").read_text().splitlines()) < 60
+
+
+def test_make_prints_every_target():
+    text = (PROJECT / "Makefile").read_text()
+    targets = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)[0].split()
+    shown = subprocess.run(["make"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    assert [target for target in targets if f"  make {target} " not in shown] == []

@@ -1,0 +1,133 @@
+"""stages/preset.py, and every file in presets/."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from nas.config import read_yaml
+from stages import preset
+from stages.common import load
+
+PROJECT = Path(__file__).parents[1]
+NAMES = sorted(path.stem for path in (PROJECT / "presets").glob("*.yaml"))
+OTHERS = [name for name in NAMES if name != preset.BASE]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with the presets and params.yaml, to run in."""
+    shutil.copytree(PROJECT / "presets", tmp_path / "presets")
+    shutil.copy(PROJECT / "presets/digits.yaml", tmp_path / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(preset.app, list(arguments))
+
+
+def leaves(tree, prefix=""):
+    """Every key of a tree with its value: {"search.common.epochs": 16, ...}."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {key: leaf for name in tree for key, leaf in leaves(tree[name], f"{prefix}.{name}".lstrip(".")).items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_becomes_a_valid_params_file(project, name):
+    result = run("use", name)
+    assert result.exit_code == 0, result.output
+    load(project / "params.yaml")
+    assert f"presets/{name}.yaml" in (project / "params.yaml").read_text().splitlines()[1]
+    assert run("show", name).output == (project / "params.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_written_values_are_the_base_with_the_preset_laid_over(project, name):
+    base, changes = leaves(read_yaml(Path("presets/digits.yaml"))), leaves(read_yaml(Path(f"presets/{name}.yaml")))
+    run("use", name)
+    assert leaves(read_yaml(Path("params.yaml"))) == base | changes
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_preset_lists_only_what_differs(name):
+    base = leaves(read_yaml(PROJECT / "presets/digits.yaml"))
+    changes = leaves(read_yaml(PROJECT / f"presets/{name}.yaml"))
+    assert [key for key, value in changes.items() if base.get(key) == value] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_opens_with_its_conditions(name):
+    header = (PROJECT / f"presets/{name}.yaml").read_text().partition("\n\n")[0]
+    for word in ("Command: ", "Expected: ", "Cost: ", "Hardware: ", "Source: "):
+        assert f"\n# {word}" in header
+
+
+def test_the_committed_params_are_those_of_digits():
+    shown = subprocess.run(["git", "show", "HEAD:params.yaml"], cwd=PROJECT, capture_output=True, check=False)
+    if shown.returncode:
+        pytest.skip("not a Git checkout")  # and a params.yaml that somebody edited is none of our business
+    assert yaml.safe_load(shown.stdout) == yaml.safe_load((PROJECT / "presets/digits.yaml").read_text())
+
+
+def test_comments_order_and_brackets_are_kept(project):
+    run("use", "cifar10")
+    lines = (project / "params.yaml").read_text().splitlines()
+    assert "seeds: [0, 1, 2, 3]           # one trial per method and seed; its key is <method>-<seed>" in lines
+    assert "    order: second             # first | second (unrolled)" in lines
+
+
+def test_going_back_to_digits_leaves_no_trace(project):
+    run("use", "digits")
+    before = (project / "params.yaml").read_bytes()
+    run("use", "cifar10")
+    run("use", "digits")
+    assert (project / "params.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("search: {common: {epcohs: 3}}", "'search.common.epcohs' is not a known key. Did you mean 'epochs'?"),
+        ("sedes: [1]", "'sedes' is not a known key. Did you mean 'seeds'?"),
+        ("retrain: {epochs: 0}", "'retrain.epochs' is 0"),
+        ("retrain: 3", "'retrain' is 3"),
+        ("seeds: 1: 2", "not valid YAML"),
+        ("- seeds", "expected a mapping"),
+    ],
+)
+def test_a_faulty_preset_is_refused_and_nothing_is_written(project, text, message):
+    (project / "presets/mine.yaml").write_text(text)
+    before = sorted((path, path.read_bytes()) for path in project.glob("*.yaml"))
+    result = run("use", "mine")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: presets/mine.yaml: ")
+    assert message in result.stderr
+    assert sorted((path, path.read_bytes()) for path in project.glob("*.yaml")) == before
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones(project):
+    result = run("use", "../params")
+    assert result.exit_code == 1
+    assert "'../params' is not a preset. Known: digits, " in result.stderr
+
+
+def test_another_file_can_be_written(project):
+    before = (project / "params.yaml").read_bytes()
+    assert run("use", "cifar10", "--params", "other.yaml").exit_code == 0
+    assert (project / "params.yaml").read_bytes() == before
+    assert load(project / "other.yaml").retrain.epochs == 600
+
+
+def test_the_list_gives_each_first_line(project):
+    output = run("list").output
+    for name in NAMES:
+        assert preset.headline(name) in output
+
+
+def test_null_is_written_as_null():
+    assert preset.with_comments("a: 1 # why\n", {"a": None}) == "a: null # why\n"
