@@ -1,0 +1,149 @@
+"""The stage's end of tracking: events go through a pipe to a process of their own, `nas.tracking.worker`.
+
+Why a process: importing MLflow takes seconds of pure Python, which a thread would take from the training loop. Apart,
+it runs on another core, may print and hang as it likes, outlives a killed stage by the moment it needs to say so,
+and can be ended.
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from types import TracebackType
+from typing import Any, Self
+
+PATIENCE = 30.0  # seconds that closing may take; importing MLflow is 4 of them, 12 without bytecode files
+logger = logging.getLogger(__name__)
+
+
+class Tracker:
+    """Shows one execution of a stage in MLflow, when it can. No method raises, and none but `close` waits.
+
+    The first thing that fails costs one warning and ends tracking for this execution. NAS_TRACKING=off starts nothing.
+    """
+
+    def __init__(self, process: "subprocess.Popen[str] | None", patience: float) -> None:
+        self._process, self._patience = process, patience
+        self._events: SimpleQueue[str | None] = SimpleQueue()
+        self._feeder = Thread(target=self._feed, name="tracking", daemon=True)
+        self._warned = False
+        if process is not None:
+            self._feeder.start()
+
+    @classmethod
+    def open(
+        cls,
+        stage: str,
+        key: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        fingerprint: str,
+        root: Path,
+        patience: float = PATIENCE,
+    ) -> Self:
+        """Start showing stage `stage` of trial `key`; an execution of the same fingerprint is continued.
+
+        Args:
+            params: flat or nested; dotted names in MLflow. Parameters that the run has already are left alone.
+            tags: what the caller knows: device, versions.
+            root: the project's folder; DVC_ROOT wins, because `dvc exp run --temp` works in a copy.
+            patience: the most seconds that closing waits.
+        """
+        if os.environ.get("NAS_TRACKING", "").lower() == "off":
+            return cls(None, patience)
+        tracker = cls(start_worker(), patience)
+        told = {"stage": stage, "key": key, "params": params, "tags": tags, "fingerprint": fingerprint}
+        tracker._send("open", **told, root=str(root.resolve()))
+        return tracker
+
+    def log_epoch(self, row: Mapping[str, Any], step: int) -> None:
+        """The numbers of a history row. Steps that the run has from before an interruption are not logged again."""
+        self._send("epoch", row=dict(row), step=step)
+
+    def log_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """The stage's last figures (its `*.metrics.json`): on its own run and on the trial's, where trials compare."""
+        self._send("figures", metrics=dict(metrics))
+
+    def log_cost(self, cost: Mapping[str, Any]) -> None:
+        """The stage's `*.cost.json`: numbers as metrics, the rest as tags, all named `cost.*`."""
+        self._send("cost", cost=dict(cost))
+
+    def log_artifacts(self, paths: Iterable[Path]) -> None:
+        """Copies of these files; the ones that do not exist are passed over."""
+        self._send("artifacts", paths=[str(Path(path).resolve()) for path in paths])
+
+    def close(self, status: str = "FINISHED") -> None:
+        """Let the worker finish, at most `patience` seconds. Write the stage's records first: their hash marks the run,
+        so that `rebuild` knows it."""
+        self._send("end", status=status)
+        self._events.put(None)
+        if self._process is None:
+            return
+        self._feeder.join(self._patience)
+        if self._feeder.is_alive():
+            self._warn(f"MLflow did not finish within {self._patience:g} s")
+            self._process.kill()
+            self._feeder.join(1)  # collects what is left of it
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(status_of(error))
+
+    def _send(self, event: str, **content: Any) -> None:
+        if self._process is not None:
+            self._events.put(json.dumps({"event": event, **content}, default=str))
+
+    def _feed(self) -> None:
+        """The one thread: a full pipe, or a worker that is gone, is its trouble and not the training's."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            for line in iter(self._events.get, None):
+                self._process.stdin.write(line + "\n")
+                self._process.stdin.flush()
+        said, _ = self._process.communicate()
+        if said or self._process.returncode:
+            self._warn(said.strip() or f"its process ended with code {self._process.returncode}")
+
+    def _warn(self, reason: str) -> None:
+        if not self._warned:  # whoever comes first, the feeder or `close`
+            self._warned = True
+            logger.warning("tracking is off: %s (`python -m stages.track rebuild` fills the view later)", reason)
+
+
+def status_of(error: BaseException | None) -> str:
+    """MLflow's word for how a stage ended. An exception may bring its own, as Interrupted does."""
+    if error is None or (isinstance(error, SystemExit) and not error.code):
+        return "FINISHED"
+    asked = getattr(error, "mlflow_status", None)
+    return str(asked or ("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"))
+
+
+def start_worker() -> "subprocess.Popen[str] | None":
+    """`nas.tracking.worker` in a session of its own: signals to the stage's group are not for it."""
+    here = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "nas.tracking.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+        )
+    except OSError as error:
+        logger.warning("tracking is off: %s", error)
+        return None

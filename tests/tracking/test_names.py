@@ -1,0 +1,34 @@
+from math import inf, nan
+
+import pytest
+
+from nas.tracking.names import epoch_metrics, figures, flat, legal
+
+
+def test_a_name_keeps_what_mlflow_takes_and_loses_the_rest():
+    assert legal("eps=0.1/a b") == "eps-0.1-a b"
+
+
+def test_a_tree_becomes_dotted_names():
+    assert flat({"search": {"common": {"epochs": 16}, "order": "first"}}) == {
+        "search.common.epochs": 16,
+        "search.order": "first",
+    }
+
+
+@pytest.mark.parametrize("value", [nan, inf, None, "text", True, [1.0]])
+def test_only_finite_numbers_are_metrics(value):
+    assert epoch_metrics({"epoch": 3, "train_loss": 0.5, "odd": value}) == {"train_loss": 0.5}
+
+
+def test_rows_of_several_networks_in_one_run_are_told_apart():
+    row = {"architecture": "eps=0.1", "seed": 2, "epoch": 3, "train_acc": 90.0}
+    assert epoch_metrics(row) == {"eps-0.1-2.train_acc": 90.0}
+
+
+def test_one_architecture_needs_no_prefix_and_several_do():
+    assert figures({"architectures": {"best": {"test_error": 3.0}}}) == {"test_error": 3.0}
+    assert figures({"eps=0.1": {"test_error": 3.0}, "top2": {"test_error": 4.0}}) == {
+        "eps-0.1.test_error": 3.0,
+        "top2.test_error": 4.0,
+    }
