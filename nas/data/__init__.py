@@ -1,0 +1,1 @@
+"""From a named source to prepared files, and from these to batches on a device."""

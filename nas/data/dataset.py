@@ -1,0 +1,213 @@
+"""From prepared files to batches: a batch is a pure function of (seed, epoch, step), bit for bit on every device.
+
+Shapes: N images of a split, B of a batch, [C, H, W] of one. Pixels stay uint8 [N, H, W, C] on the device until a batch
+is asked for. Every random draw of a sample is a hash of (seed, epoch, what for, position of the sample in its part):
+no generator has a state, so nothing needs saving and a run may start at any step.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nas import config
+from nas.data.spec import DataError, DataSpec
+from nas.records import read_record
+
+ORDER, TOP, LEFT, MIRROR, CUT_ROW, CUT_COLUMN = range(6)  # what a draw is for
+GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # splitmix64's increment and multipliers, as signed numbers
+FACTORS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The samples of one split, on one device."""
+
+    images: Tensor  # uint8 [N, H, W, C]
+    labels: Tensor  # int64 [N]
+    indices: Tensor  # int64 [N], position of each sample in its part
+    spec: DataSpec
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Batch(NamedTuple):
+    images: Tensor  # float32 [B, C, H, W], channels last in memory
+    labels: Tensor  # int64 [B]
+
+
+def load_split(folder: Path, name: str, device: torch.device) -> ImageSet:
+    """The split `name` (search_train, search_valid, retrain or test) of the prepared files in `folder`.
+
+    Only the file of the split's own part is opened: a stage that trains never reads a test image.
+
+    Raises:
+        RecordError: spec.json or splits.json is missing.
+        DataError: there is no such split, or the files do not belong together.
+    """
+    spec = DataSpec.from_dict(read_record(folder / "spec.json", "data"))
+    splits = read_record(folder / "splits.json", "splits")
+    if not isinstance(splits.get(name), dict):
+        known = ", ".join(key for key, value in splits.items() if isinstance(value, dict))
+        raise DataError(f"{folder / 'splits.json'}: found no split '{name}'; expected one of {known}.")
+    part, indices = splits[name]["part"], torch.tensor(splits[name]["indices"], dtype=torch.int64)
+    images, labels = _read_part(folder / f"{part}.safetensors", part, spec)
+    if len(indices) == 0 or not 0 <= int(indices.min()) <= int(indices.max()) < len(labels):
+        raise DataError(
+            f"{folder / 'splits.json'}: '{name}' reaches outside the {len(labels)} images of '{part}'."
+            " Run `dvc repro -f prepare`."
+        )
+    return ImageSet(images[indices].to(device), labels[indices].to(device), indices.to(device), spec)
+
+
+def _read_part(path: Path, part: str, spec: DataSpec) -> tuple[Tensor, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    channels, height, width = spec.shape
+    expected = [spec.counts[part], height, width, channels]
+    try:
+        tensors = load_file(path)
+        images, labels = tensors["images"], tensors["labels"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise DataError(f"{path}: not the images of '{part}' ({error}). Run `dvc repro -f prepare`.") from None
+    if list(images.shape) != expected or images.dtype != torch.uint8 or len(labels) != len(images):
+        raise DataError(
+            f"{path}: found {images.dtype} {list(images.shape)} with {len(labels)} labels, expected torch.uint8"
+            f" {expected} (spec.json). Run `dvc repro -f prepare`."
+        )
+    return images, labels
+
+
+def draw(*words: int | Tensor) -> Tensor:
+    """64 hashed bits, as int64, for a tuple of whole numbers and (last) a tensor of them: that tensor's shape.
+
+    Folds splitmix64 (Steele, Lea, Flood 2014) over the words; int64 arithmetic wraps around on every device.
+    """
+    state: Tensor = torch.zeros((), dtype=torch.int64)
+    for word in words:
+        state = state + (torch.as_tensor(word) + 1) * GOLDEN
+        state = (state ^ _shifted(state, 30)) * FACTORS[0]
+        state = (state ^ _shifted(state, 27)) * FACTORS[1]
+        state = state ^ _shifted(state, 31)
+    return state
+
+
+def _shifted(bits: Tensor, by: int) -> Tensor:
+    """Logical shift to the right: torch's own copies the sign."""
+    return (bits >> by) & ((1 << (64 - by)) - 1)
+
+
+def below(bits: Tensor, limit: int) -> Tensor:
+    """Hashed bits to whole numbers 0 .. limit - 1, uniform to within limit / 2^31."""
+    return (_shifted(bits, 33) * limit) >> 31
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What an epoch does to each sample, in the order of the batches: seven tensors [N]."""
+
+    epoch: int
+    order: Tensor  # position in the set
+    labels: Tensor
+    top: Tensor  # corner of the crop in the padded image
+    left: Tensor
+    mirror: Tensor  # bool
+    cut_row: Tensor  # centre of the square that is cut out
+    cut_column: Tensor
+
+
+class Stream:
+    """Batches of a split. With `augment`, shuffled and augmented anew each epoch; without, as they lie (evaluation).
+
+    A last batch of one image joins the batch before it, because batch norm needs two.
+    """
+
+    def __init__(self, data: ImageSet, batch: int, augment: config.Augment | None, seed: int) -> None:
+        self.data, self.size, self.augment, self.seed = data, batch, augment, seed
+        channels, self.height, self.width = data.spec.shape
+        count, device = len(data), data.images.device
+        self.steps = max(1, -(-count // batch) - (batch > 1 and count % batch == 1))
+        per_pixel = self.height * self.width
+        # One value per entry of an image: a broadcast over three channels is several times slower on a CPU.
+        self._mean = torch.tensor([255 * m for m in data.spec.mean], device=device).repeat(per_pixel)
+        self._scale = torch.tensor([1 / (255 * s) for s in data.spec.std], device=device).repeat(per_pixel)
+        self._rows = torch.arange(self.height, device=device)
+        self._columns = torch.arange(self.width, device=device)
+        self._entry_columns = self._columns.repeat_interleave(channels)
+        self._margin = augment.crop_padding if augment else 0
+        border = (0, 0, *[self._margin] * 4)
+        self._padded = F.pad(data.images, border) if self._margin else data.images
+        self._plan: _Plan | None = None
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from step `start` on."""
+        return (self.batch(epoch, step) for step in range(start, self.steps))
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """Batch `step` of `epoch`; nothing in here waits for the device. Raises IndexError past the last step."""
+        if not 0 <= step < self.steps:
+            raise IndexError(f"step {step} of an epoch with {self.steps} steps")
+        stop = len(self.data) if step == self.steps - 1 else (step + 1) * self.size
+        part = slice(step * self.size, stop)
+        if self.augment is None:
+            return Batch(self._finished(self.data.images[part]), self.data.labels[part])
+        plan = self._plan_of(epoch)
+        return Batch(self._finished(self._cropped(plan, part), plan, part), plan.labels[part])
+
+    def _plan_of(self, epoch: int) -> _Plan:
+        if self._plan is None or self._plan.epoch != epoch:
+            self._plan = self._planned(epoch)
+        return self._plan
+
+    def _planned(self, epoch: int) -> _Plan:
+        order = draw(self.seed, epoch, ORDER, self.data.indices).argsort(stable=True)
+        samples = self.data.indices[order]
+
+        def bits(purpose: int) -> Tensor:
+            return draw(self.seed, epoch, purpose, samples)
+
+        return _Plan(
+            epoch=epoch,
+            order=order,
+            labels=self.data.labels[order],
+            top=below(bits(TOP), 2 * self._margin + 1),
+            left=below(bits(LEFT), 2 * self._margin + 1),
+            mirror=below(bits(MIRROR), 2) == 1,
+            cut_row=below(bits(CUT_ROW), self.height),
+            cut_column=below(bits(CUT_COLUMN), self.width),
+        )
+
+    def _cropped(self, plan: _Plan, part: slice) -> Tensor:
+        """Padding, random crop and mirror as one gather of whole pixels: uint8 [B, H, W, C]."""
+        assert self.augment is not None
+        height, width, channels = self._padded.shape[1:]
+        columns = self._columns.expand(len(plan.top[part]), -1)
+        if self.augment.flip:
+            columns = torch.where(plan.mirror[part, None], self.width - 1 - columns, columns)
+        rows = plan.order[part, None] * height + plan.top[part, None] + self._rows
+        pixels = (rows * width + plan.left[part, None])[:, :, None] + columns[:, None, :]
+        gathered = self._padded.view(-1, channels).index_select(0, pixels.flatten())
+        return gathered.view(-1, self.height, self.width, channels)
+
+    def _finished(self, images: Tensor, plan: _Plan | None = None, part: slice = slice(None)) -> Tensor:
+        """uint8 [B, H, W, C] to normalised float32 [B, C, H, W], the square cut out when there is a plan for it."""
+        # Subtract, then multiply: two rounded steps are the same bits everywhere, a fused one is not.
+        values = images.flatten(1).float().sub_(self._mean).mul_(self._scale)
+        if plan is not None and self.augment is not None and self.augment.cutout:
+            rows = self._inside(self._rows, plan.cut_row[part, None])
+            columns = self._inside(self._entry_columns, plan.cut_column[part, None])
+            by_row = values.view(len(images), self.height, -1)
+            by_row.masked_fill_(rows[:, :, None] & columns[:, None, :], 0.0)
+        return values.view(images.shape).permute(0, 3, 1, 2)
+
+    def _inside(self, positions: Tensor, centres: Tensor) -> Tensor:
+        """[B, n]: positions in [centre - half, centre + half), the box of quark0/darts; an odd side loses a pixel."""
+        assert self.augment is not None
+        half = self.augment.cutout // 2
+        return (positions >= centres - half) & (positions < centres + half)

@@ -1,0 +1,151 @@
+"""The prepare stage: any source to four files that the later stages read, equal bytes for equal sources."""
+
+from collections.abc import Mapping
+from math import sqrt
+from pathlib import Path
+
+import numpy as np
+
+from nas import config
+from nas.data.sources import Images, Labels, Part, Parts, load_source
+from nas.data.spec import DataError, DataSpec
+from nas.records import replacing, write_record
+
+FITTED = ("search_train", "search_valid", "retrain")  # splits that a network or its architecture is fitted to
+CHUNK = 4096  # images whose histogram is taken at once: numpy widens them to 8 bytes per value
+
+
+def prepare(data: config.Data, folder: Path) -> DataSpec:
+    """Write spec.json, splits.json, train.safetensors and test.safetensors into `folder`. Raises DataError."""
+    parts = load_source(data)
+    mean, std = statistics(parts.train.images)  # before padding, whose zeros are no pixels of the set
+    splits = {name: split(data, name, parts) for name in config.Splits.model_fields}
+    refuse_overlap(splits["search_train"], splits["search_valid"])
+    train = pad(parts.train.images, data.pad)
+    test = pad(parts.test.images, data.pad)
+    _, height, width, channels = train.shape
+    spec = DataSpec(
+        name=data.name,
+        shape=(channels, height, width),
+        classes=len(parts.class_names),
+        class_names=parts.class_names,
+        mean=mean,
+        std=std,
+        counts={"train": len(train), "test": len(test)},
+    )
+    _write_part(folder / "train.safetensors", train, parts.train.labels)
+    _write_part(folder / "test.safetensors", test, parts.test.labels)
+    write_record(folder / "splits.json", "splits", _splits_body(data.splits, splits))
+    write_record(folder / "spec.json", "data", spec.to_dict())
+    return spec
+
+
+def statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of [N, H, W, C] / 255, from integer sums: exact in any order.
+
+    Raises:
+        DataError: a channel has one value everywhere, so that nothing can be divided by its deviation.
+    """
+    moments = [_moments(_histogram(images[..., channel])) for channel in range(images.shape[-1])]
+    for channel, (mean, std) in enumerate(moments):
+        if std == 0:
+            raise DataError(
+                f"train images: channel {channel} is {mean * 255:.0f} in every pixel, expected at least two values;"
+                " leave the channel out."
+            )
+    return tuple(mean for mean, _ in moments), tuple(std for _, std in moments)
+
+
+def _histogram(values: Images) -> list[int]:
+    chunks = (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))
+    total = np.zeros(256, np.int64)
+    for chunk in chunks:
+        total += np.bincount(chunk.ravel(), minlength=256)
+    return [int(count) for count in total]
+
+
+def _moments(histogram: list[int]) -> tuple[float, float]:
+    count = sum(histogram)
+    first = sum(value * n for value, n in enumerate(histogram))
+    second = sum(value * value * n for value, n in enumerate(histogram))
+    return first / count / 255, sqrt(count * second - first * first) / count / 255
+
+
+def pad(images: Images, size: int | None) -> Images:
+    """Zeros around [N, H, W, C] to height and width `size`; an odd difference puts one more below and on the right."""
+    if size is None:
+        return images
+    height, width = images.shape[1:3]
+    if size < max(height, width):
+        raise DataError(
+            f"params.yaml: 'data.pad' is {size}, but the images have {height}x{width} pixels (height x width); expected"
+            f" at least {max(height, width)}, or null."
+        )
+    border = [((size - side) // 2, size - side - (size - side) // 2) for side in (height, width)]
+    return np.pad(images, ((0, 0), *border, (0, 0)))
+
+
+def split(data: config.Data, name: str, parts: Parts) -> Labels:
+    """Ascending positions of the split's samples within its part: [n]. Raises DataError.
+
+    Stratified, the slice is taken within each class in file order: `train[:50%]` is half of every class, and
+    `train[:100]` a hundred of every class.
+    """
+    text = getattr(data.splits, name)
+    piece = config.Slice.parse(text)
+    part: Part = getattr(parts, piece.part)
+    groups = _groups(part.labels, parts.class_names) if data.stratified else {"": np.arange(len(part.labels))}
+    taken = []
+    for where, group in groups.items():
+        try:
+            start, stop = piece.bounds(len(group))
+        except ValueError as error:
+            raise DataError(
+                f"params.yaml: 'data.splits.{name}' is '{text}': {error}{where}; expected at least one sample, all"
+                " within the part. Change the bounds."
+            ) from None
+        taken.append(group[start:stop])
+    indices = np.sort(np.concatenate(taken)).astype(np.int64)
+    if name in FITTED:
+        _refuse_missing_class(name, text, part.labels[indices], parts.class_names)
+    return indices
+
+
+def _groups(labels: Labels, class_names: tuple[str, ...]) -> dict[str, Labels]:
+    """Positions of each class; classes without a sample are left out: a test part need not know them all."""
+    groups = {name: np.flatnonzero(labels == label) for label, name in enumerate(class_names)}
+    return {f" in class '{name}' (data.stratified)": group for name, group in groups.items() if len(group)}
+
+
+def _refuse_missing_class(name: str, text: str, labels: Labels, class_names: tuple[str, ...]) -> None:
+    """A source sorted by class and a plain slice would leave whole classes untrained without a word."""
+    missing = np.setdiff1d(np.arange(len(class_names)), labels)
+    if len(missing):
+        raise DataError(
+            f"params.yaml: 'data.splits.{name}' is '{text}' and holds no image of class '{class_names[missing[0]]}'"
+            f" ({len(missing)} of {len(class_names)} classes missing); set data.stratified: true or change the bounds."
+        )
+
+
+def refuse_overlap(search_train: Labels, search_valid: Labels) -> None:
+    """An architecture chosen on images that its weights have seen is chosen on training accuracy."""
+    common = np.intersect1d(search_train, search_valid)
+    if len(common):
+        raise DataError(
+            f"params.yaml: 'data.splits.search_train' and 'data.splits.search_valid' share {len(common)} samples,"
+            " expected none; for instance train[:50%] and train[50%:]."
+        )
+
+
+def _splits_body(texts: config.Splits, splits: Mapping[str, Labels]) -> dict[str, object]:
+    return {
+        name: {"part": config.Slice.parse(getattr(texts, name)).part, "indices": indices.tolist()}
+        for name, indices in splits.items()
+    }
+
+
+def _write_part(path: Path, images: Images, labels: Labels) -> None:
+    from safetensors.numpy import save_file
+
+    with replacing(path) as beside:
+        save_file({"images": np.ascontiguousarray(images), "labels": np.ascontiguousarray(labels)}, beside)

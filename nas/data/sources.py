@@ -1,0 +1,343 @@
+"""The named sources of images: a name in `data.name` to uint8 pictures and labels of both parts.
+
+Shapes: images uint8 [N, H, W, C], labels int64 [N] in 0 .. classes - 1, in the source's own order.
+"""
+
+import gzip
+import hashlib
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nas import config
+from nas.data.spec import DataError
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # those of ImageFolder
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+EIGHT_BIT = (
+    "1",
+    "L",
+    "LA",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "CMYK",
+    "YCbCr",
+    "LAB",
+    "HSV",
+)  # PIL modes; RGB() clips others
+
+
+@dataclass(frozen=True)
+class Part:
+    images: Images
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Parts:
+    train: Part
+    test: Part
+    class_names: tuple[str, ...]
+
+
+Source = Callable[[config.Data, Path], Parts]
+SOURCES: dict[str, Source] = {}
+
+
+def register_source(name: str) -> Callable[[Source], Source]:
+    """File a source under a name; a second registration raises."""
+
+    def register(source: Source) -> Source:
+        if name in SOURCES:
+            raise ValueError(f"'{name}' is already registered")
+        SOURCES[name] = source
+        return source
+
+    return register
+
+
+def resolve_root(root: str) -> Path:
+    """`data.root` relative to the project: DVC names its folder in DVC_ROOT, else it is the current one."""
+    return Path(os.environ.get("DVC_ROOT") or ".") / root
+
+
+def load_source(data: config.Data) -> Parts:
+    """Both parts of the data set that `data` names. Raises DataError."""
+    return SOURCES[data.name](data, resolve_root(data.root))
+
+
+# digits
+
+
+@register_source("digits")
+def digits(data: config.Data, root: Path) -> Parts:
+    """The 1,797 handwritten digits that come with scikit-learn, 8x8; nothing is read from `root`.
+
+    The set has no official split. Ours: every fifth image of each class, in file order, is test.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    ink = np.asarray(bunch.images).astype(np.int64)  # whole numbers, 0 .. 16
+    images = ((ink * 255 + 8) // 16).astype(np.uint8)[..., None]
+    labels = np.asarray(bunch.target, dtype=np.int64)
+    test = np.zeros(len(labels), dtype=bool)
+    for label in range(10):
+        test[np.flatnonzero(labels == label)[4::5]] = True
+    return Parts(Part(images[~test], labels[~test]), Part(images[test], labels[test]), tuple(str(n) for n in range(10)))
+
+
+# what torchvision knows
+
+
+def _cifar(loader: Any, folder: str, data: config.Data, root: Path) -> Parts:
+    """Torchvision's own reader: it compares the official MD5 of every file before it opens one."""
+
+    def part(train: bool) -> tuple[Part, list[str]]:
+        try:
+            loaded = loader(root, train=train, download=data.download)
+        except (RuntimeError, OSError) as error:
+            raise _not_there(data, root, f"{folder}/ with the official files", error) from None
+        return Part(loaded.data, np.asarray(loaded.targets, dtype=np.int64)), loaded.classes
+
+    train, names = part(True)
+    return Parts(train, part(False)[0], tuple(names))
+
+
+def _not_there(data: config.Data, root: Path, wanted: str, found: object) -> DataError:
+    remedy = "look at the connection" if data.download else "set data.download: true"
+    return DataError(
+        f"{root}: found no intact {data.name} ({found}), expected {wanted}; {remedy}, or put the files there yourself."
+    )
+
+
+@register_source("cifar10")
+def cifar10(data: config.Data, root: Path) -> Parts:
+    from torchvision.datasets import CIFAR10
+
+    return _cifar(CIFAR10, CIFAR10.base_folder, data, root)
+
+
+@register_source("cifar100")
+def cifar100(data: config.Data, root: Path) -> Parts:
+    from torchvision.datasets import CIFAR100
+
+    return _cifar(CIFAR100, CIFAR100.base_folder, data, root)
+
+
+@register_source("fashion-mnist")
+def fashion_mnist(data: config.Data, root: Path) -> Parts:
+    """The four official .gz files, in torchvision's folder and with its addresses and MD5s.
+
+    Torchvision compares them at the download alone and later reads unpacked copies unseen; here the packed
+    files are compared each time, and read as they are.
+    """
+    from torchvision.datasets import FashionMNIST
+
+    raw = root / "FashionMNIST" / "raw"
+    for name, md5 in FashionMNIST.resources:
+        _fetch(data, raw, name, md5, FashionMNIST.mirrors)
+
+    def part(prefix: str) -> Part:
+        images = read_idx(raw / f"{prefix}-images-idx3-ubyte.gz")[..., None]
+        return Part(images, read_idx(raw / f"{prefix}-labels-idx1-ubyte.gz").astype(np.int64))
+
+    return Parts(part("train"), part("t10k"), tuple(FashionMNIST.classes))
+
+
+def _fetch(data: config.Data, folder: Path, name: str, md5: str, mirrors: list[str]) -> None:
+    """Make sure that `name` lies in `folder` with this MD5; download it when that is allowed."""
+    from torchvision.datasets.utils import check_integrity, download_url
+
+    found: object = "no such file" if not (folder / name).exists() else "wrong MD5"
+    for mirror in mirrors if data.download else []:
+        try:
+            download_url(f"{mirror}{name}", folder, name, md5)  # keeps a file whose MD5 is right
+        except (RuntimeError, OSError) as error:
+            found = error
+    if not check_integrity(folder / name, md5):
+        raise _not_there(data, folder, f"{name} with MD5 {md5}", found)
+
+
+def read_idx(path: Path) -> Images:
+    """The uint8 array in a packed IDX file: two zeros, type 8, number of dimensions, dimensions (big-endian)."""
+    with gzip.open(path) as file:
+        content = file.read()
+    dimensions = content[3]
+    shape = np.frombuffer(content, ">u4", dimensions, offset=4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+
+
+# arrays in one file
+
+
+@register_source("arrays")
+def arrays(data: config.Data, root: Path) -> Parts:
+    """One .npz file: train_images, train_labels, test_images, test_labels; other arrays are ignored."""
+    loaded = _read_arrays(root, str(data.sha256))
+    parts = {}
+    for part in ("train", "test"):
+        images = _checked_images(root, f"{part}_images", loaded[f"{part}_images"])
+        parts[part] = Part(images, _checked_labels(root, f"{part}_labels", loaded[f"{part}_labels"], len(images)))
+    train, test = parts["train"], parts["test"]
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise DataError(
+            f"{root}: 'test_images' are {list(test.images.shape[1:])}, 'train_images' {list(train.images.shape[1:])}"
+            " ([H, W, C]); bring both to one form."
+        )
+    return Parts(train, test, _numbered_classes(root, train.labels, test.labels))
+
+
+def _read_arrays(path: Path, sha256: str) -> dict[str, npt.NDArray[Any]]:
+    """The four arrays, read from the very bytes whose checksum was compared."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; with name: arrays, data.root is the .npz file itself.")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256:
+            raise DataError(
+                f"{path}: sha256 is {found}, expected {sha256} (data.sha256); bring the right file, or state its"
+                " checksum if you trust it."
+            )
+        file.seek(0)
+        loaded = _read_npz(path, file)
+    missing = [key for key in ARRAYS if key not in loaded]
+    if missing:
+        raise DataError(f"{path}: found no '{missing[0]}', expected {', '.join(ARRAYS)}; save all four with np.savez.")
+    return loaded
+
+
+def _read_npz(path: Path, file: IO[bytes]) -> dict[str, npt.NDArray[Any]]:
+    broken = (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            return {key: archive[key] for key in ARRAYS if key in archive}
+    except broken as error:
+        raise DataError(f"{path}: no .npz file of plain arrays ({error}); save it with np.savez.") from None
+
+
+def _checked_images(path: Path, key: str, images: npt.NDArray[Any]) -> Images:
+    found = f"{path}: '{key}' is {images.dtype} {list(images.shape)}"
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
+        raise DataError(f"{found}; expected uint8 [N, H, W] or [N, H, W, C] with values 0 to 255. Convert and save it.")
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.shape[1] in (1, 3) and images.shape[3] > 4:
+        raise DataError(f"{found}, which looks like [N, C, H, W]; expected [N, H, W, C]: transpose(0, 2, 3, 1) it.")
+    return images
+
+
+def _checked_labels(path: Path, key: str, labels: npt.NDArray[Any], count: int) -> Labels:
+    if labels.dtype.kind not in "iu" or labels.shape != (count,):
+        raise DataError(
+            f"{path}: '{key}' is {labels.dtype} {list(labels.shape)}; expected integers [{count}], one per image."
+        )
+    return labels.astype(np.int64)
+
+
+def _numbered_classes(path: Path, train: Labels, test: Labels) -> tuple[str, ...]:
+    known = np.unique(train)
+    if len(known) < 2 or known[0] != 0 or known[-1] != len(known) - 1:
+        raise DataError(
+            f"{path}: 'train_labels' hold {len(known)} values from {known[0]} to {known[-1]}; expected 0 to K - 1, each"
+            " present, K at least 2. Renumber them."
+        )
+    strange = np.setdiff1d(test, known)
+    if len(strange):
+        raise DataError(
+            f"{path}: 'test_labels' hold {strange[0]}, which no training image has; expected 0 to {known[-1]}."
+            " Renumber them as in 'train_labels'."
+        )
+    return tuple(str(label) for label in known)
+
+
+# a folder of pictures
+
+
+@register_source("folder")
+def folder(data: config.Data, root: Path) -> Parts:
+    """ImageFolder's layout: root/train/<class>/*, root/test/<class>/* (or val); classes and files in sorted order."""
+    train = root / "train"
+    test = root / "test" if (root / "test").is_dir() else root / "val"
+    names = _class_names(train)
+    if _class_names(test) != names:
+        alone = sorted(set(names) ^ set(_class_names(test)))
+        raise DataError(
+            f"{test}: its class folders differ from those of {train}: '{alone[0]}' is in one of them alone"
+            f" ({len(alone)} such); expected the same names in both."
+        )
+    size = data.image_size
+    first = _read_folder(train, names, size, None)
+    return Parts(first, _read_folder(test, names, size, first.images.shape[1:3]), names)
+
+
+def _class_names(part: Path) -> tuple[str, ...]:
+    if not part.is_dir():
+        raise DataError(f"{part}: no such folder; with name: folder, data.root holds train/<class>/ and test/<class>/.")
+    names = tuple(sorted(p.name for p in part.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    if len(names) < 2:
+        raise DataError(f"{part}: found {len(names)} class folders, expected at least 2, one per class.")
+    return names
+
+
+def _read_folder(part: Path, names: tuple[str, ...], size: int | None, form: tuple[int, ...] | None) -> Part:
+    """All images of a part; `form` is the (height, width) that they must have, the first image's when None."""
+    files = [(path, label) for label, name in enumerate(names) for path in _image_files(part / name)]
+    form = form or _read_image(files[0][0], size).shape[:2]
+    images = np.empty((len(files), *form, 3), np.uint8)
+    for index, (path, _) in enumerate(files):
+        image = _read_image(path, size)
+        if image.shape[:2] != form:
+            raise DataError(
+                f"{path}: {_pixels(image.shape)}, while the images before it have {_pixels(form)}; set data.image_size"
+                " to bring all to one size."
+            )
+        images[index] = image
+    return Part(images, np.array([label for _, label in files], np.int64))
+
+
+def _pixels(form: tuple[int, ...]) -> str:
+    return f"{form[1]}x{form[0]} pixels (width x height)"
+
+
+def _image_files(folder: Path) -> list[Path]:
+    files = [p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+    if not files:
+        raise DataError(f"{folder}: found no image, expected files that end in {', '.join(SUFFIXES)}.")
+    return sorted(files, key=lambda path: path.as_posix())
+
+
+def _read_image(path: Path, size: int | None) -> Images:
+    """RGB [H, W, 3]; with `size` the short side is resized to it and the centre is cropped: [size, size, 3]."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            if opened.mode not in EIGHT_BIT:
+                raise DataError(f"{path}: pixels of mode {opened.mode}, expected 8 bits per channel; convert the file.")
+            image = opened.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: not a readable image ({error}); replace or remove it.") from None
+    return np.asarray(image if size is None else _centre(image, size))
+
+
+def _centre(image: Any, size: int) -> Any:
+    from PIL import Image
+
+    short = min(image.size)
+    width, height = (size * side // short for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return resized.crop((left, top, left + size, top + size))
