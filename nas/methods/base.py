@@ -1,0 +1,171 @@
+"""The contract of a search method, and what every method needs: the weights' optimiser and the validation pass.
+
+A method owns its supernet (or networks), its architecture variables and their optimisers. The loop hands it batches
+and keeps the checkpoint; `search_state` is all that `derive` will ever see. Randomness comes from torch's global
+generator, which the loop seeds and checkpoints.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from nas.config import SearchCommon, Section
+from nas.contracts import ArchitectureLike, ImageForm, Space
+from nas.data.dataset import Batch
+from nas.schedules import cosine
+from nas.tasks import Classification
+
+P = TypeVar("P", bound=Section)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a search is given: where, on what, at which budget. `steps` are weight steps per epoch."""
+
+    space: Space
+    form: ImageForm
+    common: SearchCommon
+    device: torch.device
+    steps: int
+    task: Classification = field(default_factory=Classification)
+
+    def place(self, network: nn.Module) -> nn.Module:
+        """On the device, channels last: the layout of every network and batch here."""
+        return network.to(self.device, memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Sums over images, kept on the device so that no step waits for it."""
+
+    loss: Tensor
+    correct: Tensor
+    images: int
+
+    @staticmethod
+    def of(loss: Tensor, correct: Tensor, images: int) -> "Tally":
+        return Tally(loss.detach().double() * images, correct, images)
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(self.loss + other.loss, self.correct + other.correct, self.images + other.images)
+
+    def means(self) -> tuple[float, float]:
+        """(loss in nats, accuracy in percent)."""
+        return self.loss.item() / self.images, 100.0 * self.correct.item() / self.images
+
+
+@dataclass(frozen=True)
+class Derived:
+    """An architecture that a search found; `name` tells several of one trial apart."""
+
+    name: str
+    architecture: ArchitectureLike
+    notes: dict[str, Any]
+
+
+ValidPass = Callable[[], Iterator[Batch]]  # every validation image once, in file order, not augmented
+
+
+class SearchMethod(ABC, Generic[P]):
+    """One search. Everything that changes in it is in `state_dict`, so that a killed search ends with the same bits."""
+
+    def __init__(self, params: P, setting: Setting) -> None:
+        self.params = params
+        self.setting = setting
+        self.epoch = 0
+        self.passes = {"train_images": 0, "valid_images": 0}  # images that went forward and backward
+        self.setup()
+
+    @property
+    def epochs(self) -> int:
+        return self.setting.common.epochs
+
+    @abstractmethod
+    def setup(self) -> None:
+        """Build networks, architecture variables and optimisers."""
+
+    def start_epoch(self, epoch: int) -> None:
+        """Set what follows the epoch; extend, do not replace."""
+        self.epoch = epoch
+
+    @abstractmethod
+    def step(self, train: Batch, valid: Batch) -> Tally:
+        """Learn from one batch of each half; the tally of the weight step."""
+
+    @abstractmethod
+    def end_epoch(self, valid_pass: ValidPass) -> dict[str, Any]:
+        """A flat row for the history: numbers, in the names of docs/design.md."""
+
+    @abstractmethod
+    def search_state(self) -> dict[str, Any]:
+        """JSON-able: everything that derive needs."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes, in types that `torch.load(weights_only=True)` takes."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    @abstractmethod
+    def macs(self) -> int:
+        """Multiply-adds spent on training so far, a backward pass counted as two forward passes."""
+
+
+class WeightTrainer:
+    """SGD with momentum, weight decay, gradient clipping and a cosine over `epochs` (DARTS, cnn/train_search.py)."""
+
+    def __init__(self, network: nn.Module, common: SearchCommon, epochs: int) -> None:
+        self.common, self.epochs = common, epochs
+        self.parameters = list(network.parameters())
+        self.optimiser = torch.optim.SGD(
+            self.parameters, common.lr, common.momentum, weight_decay=common.weight_decay
+        )
+
+    def start_epoch(self, epoch: int) -> None:
+        self.optimiser.param_groups[0]["lr"] = cosine(epoch, self.epochs, self.common.lr, self.common.lr_min)
+
+    @property
+    def lr(self) -> float:
+        return float(self.optimiser.param_groups[0]["lr"])
+
+    def descend(self, loss: Tensor) -> None:
+        """One step; operations that did not run keep no gradient and so take no momentum or decay step."""
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, self.common.clip)
+        self.optimiser.step()
+
+    def velocity(self) -> list[Tensor | None]:
+        """Momentum buffer of each parameter, None before its first step."""
+        return [self.optimiser.state.get(p, {}).get("momentum_buffer") for p in self.parameters]
+
+
+def judge(forward: Callable[[Tensor], Tensor], batches: Iterable[Batch], task: Classification) -> Tally:
+    """Loss and hits over batches, without gradients."""
+    with torch.no_grad():
+        tallies = []
+        for images, labels in batches:
+            logits = forward(images)
+            tallies.append(Tally.of(task.loss(logits, labels), task.correct(logits, labels), len(labels)))
+    return sum(tallies[1:], tallies[0])
+
+
+def entropy(tables: Iterable[Tensor]) -> float:
+    """Mean entropy in nats of the rows of several probability tables."""
+    rows = torch.cat([torch.special.entr(table.detach().double()).sum(-1).flatten() for table in tables])
+    return rows.mean().item()
+
+
+def op_counts(tables: dict[str, Tensor], names: dict[str, Sequence[Sequence[str]]]) -> dict[str, int]:
+    """`ops.<cell type>.<op>`: on how many edges this operation has the largest share."""
+    counts = {}
+    for kind, table in tables.items():
+        top = table.detach().argmax(-1).tolist()
+        for op, name in enumerate(names[kind][0]):
+            counts[f"ops.{kind}.{name}"] = top.count(op)
+    return counts

@@ -1,0 +1,116 @@
+"""The one loop: epochs of steps over a job, checkpointed at steps, exact on resume.
+
+A job is a search or a retraining. It is a pure function of its seed and its step counter, given the state that it
+saves; the loop adds the generators' state, the epoch, the step, the history and the time spent so far.
+"""
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from nas.methods.base import Tally
+from nas.training.checkpoint import Checkpoint
+from nas.training.determinism import rng_state, set_rng_state
+from nas.training.progress import Progress
+
+Row = dict[str, Any]
+
+
+class DivergedError(ValueError):
+    """The loss is no longer a number."""
+
+
+class Job(ABC):
+    """What the loop drives. `images` is the number of images that one epoch trains on."""
+
+    name: str
+    device: torch.device
+    epochs: int
+    steps: int
+    images: int
+
+    @abstractmethod
+    def start_epoch(self, epoch: int) -> None: ...
+
+    @abstractmethod
+    def step(self, epoch: int, step: int) -> Tally: ...
+
+    @abstractmethod
+    def end_epoch(self, epoch: int) -> Row: ...
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Outcome:
+    """What a finished job leaves beside its own state."""
+
+    def __init__(self, history: list[Row], seconds: float, resumed: int) -> None:
+        self.history, self.seconds, self.resumed = history, seconds, resumed
+
+
+def run(job: Job, checkpoint: Checkpoint, on_row: Callable[[Row], None]) -> Outcome:
+    """Drive the job to its end, from its checkpoint when there is one; `on_row` sees each new epoch's row.
+
+    Raises:
+        DivergedError: the training loss of an epoch is not finite.
+        Interrupted: a signal asked to stop; everything up to the last step is saved.
+    """
+    epoch = step = resumed = 0
+    history: list[Row] = []
+    tally: Tally | None = None
+    spent = 0.0
+    saved = checkpoint.load(job.device)
+    if saved is not None:
+        job.load_state_dict(saved["job"])
+        epoch, step, history = saved["epoch"], saved["step"], list(saved["history"])
+        tally = Tally(**saved["tally"]) if saved["tally"] else None
+        spent, resumed = saved["seconds"], saved["resumed"] + 1
+        set_rng_state(saved["rng"], job.device)
+    started = time.monotonic()
+
+    def seconds() -> float:
+        return spent + time.monotonic() - started
+
+    def state() -> dict[str, Any]:
+        return {
+            "epoch": epoch,
+            "step": step,
+            "history": history,
+            "tally": vars(tally) if tally else None,
+            "seconds": seconds(),
+            "resumed": resumed,
+            "rng": rng_state(job.device),
+            "job": job.state_dict(),
+        }
+
+    progress = Progress(job.name, job.epochs, job.steps, job.images, done=epoch + step / job.steps)
+    while epoch < job.epochs:
+        if step == 0:
+            job.start_epoch(epoch)
+        while step < job.steps:
+            found = job.step(epoch, step)
+            tally = found if tally is None else tally + found
+            step += 1
+            progress.step(epoch, step)
+            if step < job.steps:
+                checkpoint.step(state)
+        assert tally is not None
+        train_loss, train_acc = tally.means()
+        if not math.isfinite(train_loss):
+            raise DivergedError(f"{job.name}: the training loss of epoch {epoch} is {train_loss}; lower the lr")
+        row = {"epoch": epoch, "train_loss": train_loss, "train_acc": train_acc, **job.end_epoch(epoch)}
+        history.append(row)
+        epoch, step, tally = epoch + 1, 0, None
+        checkpoint.save(state())
+        on_row(row)
+        progress.epoch(row)
+        checkpoint.step(state)
+    return Outcome(history, seconds(), resumed)

@@ -1,0 +1,86 @@
+"""Training a found network from scratch, as a job. One recipe for every method (DARTS, cnn/train.py)."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.config import Retrain
+from nas.contracts import ImageForm, Space
+from nas.data.dataset import ImageSet, Stream
+from nas.methods.base import Tally
+from nas.records import replacing
+from nas.schedules import cosine, drop_path
+from nas.tasks import Classification
+from nas.training.determinism import derived_seed, seed_everything
+from nas.training.loop import Job, Row
+
+
+class RetrainJob(Job):
+    """One architecture, one retrain seed. `identity` names the trial and the architecture: it enters the seed."""
+
+    def __init__(
+        self, recipe: Retrain, space: Space, architecture: Any, identity: str, seed: int, data: ImageSet, form: ImageForm
+    ) -> None:
+        self.recipe = recipe
+        self.name, self.device = f"retrain {identity}, seed {seed}", data.images.device
+        self.task = Classification(recipe.label_smoothing)
+        self.stream = Stream(data, recipe.batch, recipe.augment, derived_seed("retrain", identity, seed, "train"))
+        self.epochs, self.steps, self.images = recipe.epochs, self.stream.steps, len(data)
+        seed_everything("retrain", identity, seed)
+        network = space.network(architecture, form, recipe, auxiliary=recipe.auxiliary_weight > 0)
+        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.parameters = list(self.network.parameters())
+        self.optimiser = torch.optim.SGD(
+            self.parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay
+        )
+
+    def start_epoch(self, epoch: int) -> None:
+        recipe = self.recipe
+        self.optimiser.param_groups[0]["lr"] = cosine(epoch, recipe.epochs, recipe.lr, recipe.lr_min)
+        self.network.drop_path = drop_path(epoch, recipe.epochs, recipe.drop_path)
+        self.network.train()
+
+    def step(self, epoch: int, step: int) -> Tally:
+        images, labels = self.stream.batch(epoch, step)
+        logits, auxiliary = self.network(images)
+        loss = self.task.loss(logits, labels)
+        total = loss if auxiliary is None else loss + self.recipe.auxiliary_weight * self.task.loss(auxiliary, labels)
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip)
+        self.optimiser.step()
+        return Tally.of(loss, self.task.correct(logits, labels), len(labels))
+
+    def end_epoch(self, epoch: int) -> Row:
+        return {"lr": self.optimiser.param_groups[0]["lr"], "drop_path": self.network.drop_path}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "drop_path": self.network.drop_path,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.network.drop_path = state["drop_path"]
+        self.network.train()
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """As safetensors, contiguous, so that equal weights are equal bytes."""
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with replacing(path) as beside:
+        save_file(tensors, beside)
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    from safetensors.torch import load_file
+
+    tensors: dict[str, Tensor] = load_file(path)
+    network.load_state_dict(tensors)

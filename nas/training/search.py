@@ -1,0 +1,58 @@
+"""A search as a job: a method and its two halves of the training data."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.config import Config
+from nas.contracts import ImageForm
+from nas.data.dataset import Batch, Stream, load_split
+from nas.data.spec import DataSpec
+from nas.methods import method_module
+from nas.methods.base import SearchMethod, Setting, Tally
+from nas.spaces.registry import get_space
+from nas.training.determinism import derived_seed, seed_everything
+from nas.training.loop import Job, Row
+
+
+def image_form(spec: DataSpec) -> ImageForm:
+    return ImageForm(*spec.shape, classes=spec.classes)
+
+
+class SearchJob(Job):
+    """The method's epochs over the weight half; the architecture half runs beside it, restarted when exhausted."""
+
+    def __init__(self, config: Config, method: str, seed: int, prepared: Path, device: torch.device) -> None:
+        common, params = config.common, config.search[method]
+        train = load_split(prepared, "search_train", device)
+        valid = load_split(prepared, "search_valid", device)
+        self.train = Stream(train, common.batch, common.augment, derived_seed("search", seed, "train"))
+        self.valid = Stream(valid, common.batch, common.augment, derived_seed("search", seed, "valid"))
+        self.plain = Stream(valid, 4 * common.batch, None, 0)
+        self.name, self.device = f"search {method}-{seed}", device
+        self.steps, self.images = self.train.steps, len(train)
+        seed_everything("search", method, seed)
+        setting = Setting(get_space(params.space), image_form(train.spec), common, device, self.steps)
+        self.method: SearchMethod[Any] = method_module(method).Method(params, setting)
+        self.epochs = self.method.epochs
+
+    def start_epoch(self, epoch: int) -> None:
+        self.method.start_epoch(epoch)
+
+    def step(self, epoch: int, step: int) -> Tally:
+        beside = divmod(epoch * self.steps + step, self.valid.steps)
+        return self.method.step(self.train.batch(epoch, step), self.valid.batch(*beside))
+
+    def end_epoch(self, epoch: int) -> Row:
+        return self.method.end_epoch(self._valid_pass)
+
+    def _valid_pass(self) -> Iterator[Batch]:
+        return self.plain.epoch(0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.method.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.method.load_state_dict(state)
