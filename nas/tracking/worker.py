@@ -65,7 +65,7 @@ def main() -> int:
     try:
         follow(sys.stdin)
     except Exception as error:  # whatever it is, the stage shall only hear of it
-        print(f"{type(error).__name__}: {str(error)[:300]}".replace("\n", " "), file=report, flush=True)
+        print(f"{type(error).__name__}: {str(error)[:600]}".replace("\n", " "), file=report, flush=True)
         return 1
     return 0
 
