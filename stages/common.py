@@ -43,5 +43,10 @@ def clear_errors(command: F) -> F:
                 raise
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
+        except BaseException as stopped:
+            if not hasattr(stopped, "exit_code") or not type(stopped).__module__.startswith("nas."):
+                raise
+            print(stopped, file=sys.stderr)
+            sys.exit(stopped.exit_code)
 
     return run  # type: ignore[return-value]

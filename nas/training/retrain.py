@@ -71,10 +71,11 @@ class RetrainJob(Job):
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    """As safetensors, contiguous, so that equal weights are equal bytes."""
+    """What evaluation needs, so no auxiliary head, as safetensors: equal weights are equal bytes."""
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    kept = {name: value for name, value in network.state_dict().items() if not name.startswith("auxiliary.")}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
     with replacing(path) as beside:
         save_file(tensors, beside)
 

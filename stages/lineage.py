@@ -1,0 +1,72 @@
+"""What a stage depends on, read from dvc.yaml: the fingerprint that checkpoints are kept under.
+
+One list, two readers: DVC decides by it what is stale, and a checkpoint is taken up only when the same things are
+unchanged. Code enters as the content of the deps, not as the commit, so an unrelated commit orphans nothing.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nas.config import read_yaml
+from nas.records import content_id, file_sha256
+from stages.common import PARAMS
+
+PIPELINE = Path("dvc.yaml")
+
+
+def project_root() -> Path:
+    """The main repository: under `dvc exp run --temp` or `--queue` the current folder is a passing copy of it."""
+    return Path(os.environ.get("DVC_ROOT") or ".").resolve()
+
+
+def checkpoints(verb: str, key: str, method: str, seed: int) -> Path:
+    """The folder for the checkpoints of this very work."""
+    cache = os.environ.get("NAS_CACHE")
+    folder = Path(cache) if cache else project_root() / ".nas" / "ckpt"
+    return folder / fingerprint(verb, key, method, seed)
+
+
+def fingerprint(verb: str, key: str, method: str, seed: int) -> str:
+    """Hash of verb, run key, tracked params, content of the deps, device build and checkpoint format."""
+    import torch
+
+    from nas.training.checkpoint import FORMAT
+
+    stage = read_yaml(PIPELINE)["stages"][verb]
+    values = {"key": key, "item.method": method, "item.seed": str(seed)}
+    deps = [resolve(dep, values) for dep in stage["deps"]]
+    tree = read_yaml(PARAMS)
+    return content_id(
+        {
+            "verb": verb,
+            "key": key,
+            "params": {name: leaf(tree, name) for name in (resolve(p, values) for p in stage.get("params", []))},
+            "deps": {dep: list(contents(Path(dep))) for dep in deps},
+            "torch": torch.__version__,
+            "format": FORMAT,
+        },
+        length=32,
+    )
+
+
+def resolve(text: str, values: dict[str, str]) -> str:
+    """`runs/${key}/x` with the matrix item's values."""
+    return re.sub(r"\$\{([\w.]+)\}", lambda match: values[match[1]], text)
+
+
+def leaf(tree: dict[str, Any], dotted: str) -> Any:
+    value: Any = tree
+    for part in dotted.split("."):
+        value = value[part]
+    return value
+
+
+def contents(path: Path) -> Iterator[tuple[str, str]]:
+    """(name, checksum) of a file, or of every file below a folder, caches of Python left out as in .dvcignore."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    for file in files:
+        if file.is_file() and "__pycache__" not in file.parts:
+            yield file.as_posix(), file_sha256(file)

@@ -1,0 +1,38 @@
+"""Stage `search`: train a supernet (or candidates) by one method and write all that derive needs."""
+
+import typer
+
+from stages.common import PREPARED, clear_errors
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+@clear_errors
+def search(run: str = typer.Option(help="Run key, for instance darts-0.")) -> None:
+    """Search by the method and seed of RUN. Minutes to days; goes on from a checkpoint when it was stopped."""
+    from nas.records import write_json, write_record
+    from nas.training.loop import run as run_loop
+    from nas.training.search import SearchJob
+    from stages.trial import trial
+
+    with trial("search", run) as work:
+        job = SearchJob(work.config, work.method, work.seed, PREPARED, work.device)
+        outcome = run_loop(
+            job, work.checkpoint("search"), lambda row: work.tracker.log_epoch(row, step=row["epoch"])
+        )
+        method = job.method
+        counted = {**method.passes, "macs": method.macs()}
+        space = work.config.search[work.method].space
+        record = {**work.head, "space": space, "state": method.search_state(), "counted": counted}
+        write_record(work.folder / "search.json", "search", record)
+        write_json(work.folder / "search.history.json", outcome.history)
+        last = {name: value for name, value in outcome.history[-1].items() if not name.startswith("ops.")}
+        work.write_metrics({**last, "macs_t": counted["macs"] / 1e12})
+        images = counted["train_images"] + counted["valid_images"]
+        work.write_cost(outcome.seconds, images, outcome.resumed)
+        work.tracker.log_artifacts([work.folder / "search.json"])
+
+
+if __name__ == "__main__":
+    app()

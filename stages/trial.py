@@ -1,0 +1,111 @@
+"""What the stages of one trial share: its params, its folder, its device, its checkpoints and its MLflow run."""
+
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.config import Config, ParamsError, parse_run_key
+from nas.records import write_json
+from nas.tracking import Tracker
+from nas.training.checkpoint import Checkpoint, Stop, workplace
+from nas.training.determinism import prepare_device
+from stages.common import RUNS, load
+from stages.lineage import checkpoints, project_root
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One stage of one trial, under way."""
+
+    verb: str
+    key: str
+    method: str
+    seed: int
+    config: Config
+    device: torch.device
+    tracker: Tracker
+    stop: Stop
+    cache: Path
+
+    @property
+    def folder(self) -> Path:
+        return RUNS / self.key
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """How every record of the trial begins."""
+        return {"key": self.key, "method": self.method, "seed": self.seed}
+
+    def checkpoint(self, job: str) -> Checkpoint:
+        return Checkpoint(self.cache / f"{job}.pt", self.stop)
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        write_json(self.folder / f"{self.verb}.metrics.json", metrics)
+        self.tracker.log_metrics(metrics)
+
+    def write_cost(self, seconds: float, images: int, resumed: int) -> None:
+        """Seconds, rate and machine: the one file of a stage that differs from run to run."""
+        cost = {
+            "seconds": round(seconds, 3),
+            "images_per_s": round(images / max(seconds, 1e-9), 1),
+            "peak_memory_mb": round(peak_memory_mb(self.device), 1),
+            "device": device_name(self.device),
+            "threads": self.config.runtime.threads,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "resumed": resumed,
+        }
+        write_json(self.folder / f"{self.verb}.cost.json", cost)
+        self.tracker.log_cost(cost)
+
+
+@contextmanager
+def trial(verb: str, key: str) -> Iterator[Trial]:
+    """Everything a stage of a trial needs, after params.yaml has been found good.
+
+    Raises:
+        ParamsError: the key is not one of the trials that params.yaml asks for.
+    """
+    config = load()
+    method, seed = parse_run_key(key)
+    if (key, method, seed) not in config.runs():
+        expected = ", ".join(run for run, _, _ in config.runs())
+        raise ParamsError(f"--run {key}: not a trial of params.yaml, which asks for {expected}")
+    device = prepare_device(config.runtime)
+    cache = checkpoints(verb, key, method, seed)
+    params = {
+        "search": {"common": config.common.model_dump(), method: config.search[method].model_dump()},
+        "derive": {method: config.derive[method].model_dump()},
+        **config.model_dump(include={"runtime", "data", "retrain", "evaluate"}),
+    }
+    tags = {"device": device_name(device), "torch": torch.__version__, "python": platform.python_version()}
+    with (
+        workplace(cache) as stop,
+        Tracker.open(verb, key, params, tags, cache.name, project_root()) as tracker,
+    ):
+        yield Trial(verb, key, method, seed, config, device, tracker, stop, cache)
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak of the device's memory, or of this process on a CPU; MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if os.uname().sysname == "Darwin" else 2**10)
