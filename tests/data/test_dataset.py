@@ -1,0 +1,277 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nas.config import Augment
+from nas.data.dataset import CUT_COLUMN, CUT_ROW, LEFT, MIRROR, TOP, ImageSet, Stream, below, draw, load_split
+from nas.data.prepare import prepare
+from nas.data.spec import DataError, DataSpec
+from nas.records import RecordError, write_record
+from tests.data.samples import random_arrays, saved
+
+CPU = torch.device("cpu")
+FULL = Augment(crop_padding=2, flip=True, cutout=4)
+NONE = Augment(crop_padding=0, flip=False, cutout=0)
+
+
+def image_set(count: int = 23, form: tuple[int, int, int] = (8, 10, 3), seed: int = 0) -> ImageSet:
+    """Random pictures [N, H, W, C] whose positions in their part are 3, 10, 17, ..."""
+    height, width, channels = form
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, *form), generator=generator, dtype=torch.uint8)
+    mean, std = (0.5, 0.4, 0.3)[:channels], (0.25, 0.2, 0.3)[:channels]
+    spec = DataSpec(
+        "some", (channels, height, width), 5, tuple("abcde"), mean, std, {"train": 7 * count + 3, "test": 1}
+    )
+    return ImageSet(images, torch.arange(count) % 5, 7 * torch.arange(count) + 3, spec)
+
+
+def epoch_of(stream: Stream, epoch: int, start: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """All images and labels of an epoch, in the order of its batches."""
+    images, labels = zip(*stream.epoch(epoch, start), strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+# hash
+
+
+def splitmix(words: tuple[int, ...]) -> int:
+    """The same fold with Python's unbounded numbers."""
+    mask, state = 2**64 - 1, 0
+    for word in words:
+        state = (state + (word + 1) * 0x9E3779B97F4A7C15) & mask
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
+        state ^= state >> 31
+    return state
+
+
+@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=4))
+def test_draws_equal_unsigned_splitmix(words):
+    *first, last = words
+    drawn = draw(*first, torch.tensor([last]))
+    assert int(drawn) % 2**64 == splitmix(tuple(words))
+
+
+def test_the_first_draw_is_splitmix64_seeded_with_zero():
+    assert int(draw(0)) % 2**64 == 0xE220A8397B1DCDAF  # the reference generator's first output
+
+
+@given(st.integers(1, 1000), st.integers(0, 2**31))
+def test_draws_below_a_limit_stay_there(limit, seed):
+    values = below(draw(seed, torch.arange(200)), limit)
+    assert 0 <= int(values.min()) <= int(values.max()) < limit
+
+
+def test_draws_below_a_limit_are_uniform():
+    counts = below(draw(0, torch.arange(90_000)), 9).bincount(minlength=9)
+    assert (counts - 10_000).abs().max() < 500  # five standard deviations are 471
+
+
+# loading
+
+
+def test_a_split_holds_its_samples(tmp_path):
+    arrays = random_arrays()
+    prepare(saved(tmp_path, arrays), tmp_path)
+    for name, positions in {"search_train": range(12), "search_valid": range(12, 24), "retrain": range(24)}.items():
+        split = load_split(tmp_path, name, CPU)
+        assert split.indices.tolist() == list(positions)
+        assert np.array_equal(split.images.numpy(), arrays["train_images"][list(positions)])
+        assert np.array_equal(split.labels.numpy(), arrays["train_labels"][list(positions)])
+
+
+def test_training_splits_need_no_test_file(tmp_path):
+    prepare(saved(tmp_path, random_arrays()), tmp_path)
+    (tmp_path / "test.safetensors").unlink()
+    for name in ("search_train", "search_valid", "retrain"):
+        assert len(load_split(tmp_path, name, CPU)) > 0
+    with pytest.raises(DataError, match=r"test\.safetensors: not the images of 'test'"):
+        load_split(tmp_path, "test", CPU)
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path):
+    for name, train in (("one", 24), ("two", 30)):
+        (tmp_path / name).mkdir()
+        prepare(saved(tmp_path / name, random_arrays(train=train)), tmp_path / name)
+    (tmp_path / "two" / "train.safetensors").replace(tmp_path / "one" / "train.safetensors")
+    with pytest.raises(DataError, match=r"found torch.uint8 \[30, 8, 8, 3\].*expected torch.uint8 \[24, 8, 8, 3\]"):
+        load_split(tmp_path / "one", "retrain", CPU)
+
+
+def test_an_unknown_split_and_a_missing_record_are_named(tmp_path):
+    with pytest.raises(RecordError, match=r"spec\.json: no such record"):
+        load_split(tmp_path, "retrain", CPU)
+    prepare(saved(tmp_path, random_arrays()), tmp_path)
+    with pytest.raises(DataError, match=r"no split 'valid'; expected one of .*search_train"):
+        load_split(tmp_path, "valid", CPU)
+    write_record(tmp_path / "splits.json", "splits", {"retrain": {"part": "train", "indices": [24]}})
+    with pytest.raises(DataError, match="'retrain' reaches outside the 24 images"):
+        load_split(tmp_path, "retrain", CPU)
+
+
+def test_a_broken_tensor_file_is_named(tmp_path):
+    prepare(saved(tmp_path, random_arrays()), tmp_path)
+    Path(tmp_path / "train.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(DataError, match=r"train\.safetensors: not the images of 'train'"):
+        load_split(tmp_path, "retrain", CPU)
+
+
+# batches
+
+
+def reference(data: ImageSet, position: int, augment: Augment, seed: int, epoch: int) -> npt.NDArray[Any]:
+    """One training image [H, W, C], step by step: pad, crop, mirror, normalise, cut out."""
+    height, width = data.images.shape[1:3]
+
+    def drawn(purpose: int, limit: int) -> int:
+        bits = splitmix((seed, epoch, purpose, int(data.indices[position])))
+        return (bits >> 33) * limit >> 31
+
+    p = augment.crop_padding
+    padded = np.pad(data.images[position].numpy(), ((p, p), (p, p), (0, 0)))
+    top, left = drawn(TOP, 2 * p + 1), drawn(LEFT, 2 * p + 1)
+    image = padded[top : top + height, left : left + width]
+    if augment.flip and drawn(MIRROR, 2):
+        image = image[:, ::-1]
+    result = (image / 255 - np.array(data.spec.mean)) / np.array(data.spec.std)
+    y, x, half = drawn(CUT_ROW, height), drawn(CUT_COLUMN, width), augment.cutout // 2
+    y1, y2 = np.clip(y - half, 0, height), np.clip(y + half, 0, height)
+    x1, x2 = np.clip(x - half, 0, width), np.clip(x + half, 0, width)
+    result[y1:y2, x1:x2] = 0
+    return result
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "augment",
+    [
+        FULL,
+        NONE,
+        Augment(crop_padding=3, flip=False, cutout=0),
+        Augment(crop_padding=0, flip=True, cutout=0),
+        Augment(crop_padding=0, flip=False, cutout=5),
+        Augment(crop_padding=1, flip=True, cutout=16),
+    ],
+)
+def test_augmentation_equals_the_plain_one_image_at_a_time(augment, channels):
+    data = image_set(form=(8, 10, channels))
+    order = sorted(range(len(data)), key=lambda i: _signed(splitmix((5, 2, 0, int(data.indices[i])))))
+    images, labels = epoch_of(Stream(data, 6, augment, seed=5), 2)
+    expected = np.stack([reference(data, i, augment, 5, 2) for i in order]).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(images.numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert labels.tolist() == data.labels[order].tolist()
+
+
+def _signed(bits: int) -> int:
+    return bits - 2**64 if bits >> 63 else bits
+
+
+def test_evaluation_keeps_file_order_and_normalises():
+    data = image_set()
+    images, labels = epoch_of(Stream(data, 6, None, seed=0), 0)
+    mean, std = (torch.tensor(v, dtype=torch.float64) for v in (data.spec.mean, data.spec.std))
+    expected = ((data.images.double() / 255 - mean) / std).permute(0, 3, 1, 2)
+    torch.testing.assert_close(images.double(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(labels, data.labels)
+    assert torch.equal(epoch_of(Stream(data, 6, None, seed=9), 4)[0], images)
+
+
+def test_normalised_training_pixels_have_mean_zero_and_deviation_one(tmp_path):
+    prepare(saved(tmp_path, random_arrays(train=60)), tmp_path)
+    images, _ = epoch_of(Stream(load_split(tmp_path, "retrain", CPU), 16, NONE, 0), 0)
+    assert images.mean((0, 2, 3)).abs().max() < 1e-5
+    assert (images.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-5
+
+
+def test_batches_are_float32_and_channels_last():
+    images, labels = Stream(image_set(), 4, FULL, 0).batch(0, 0)
+    assert (images.shape, images.dtype, labels.dtype) == ((4, 3, 8, 10), torch.float32, torch.int64)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 5), st.integers(0, 5), st.integers(2, 30), st.integers(2, 30))
+def test_the_batch_size_changes_no_sample(seed, epoch, first, second):
+    data = image_set()
+    one, other = (epoch_of(Stream(data, size, FULL, seed), epoch) for size in (first, second))
+    assert torch.equal(one[0], other[0])
+    assert torch.equal(one[1], other[1])
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2), st.integers(0, 4))
+def test_a_new_stream_goes_on_where_another_stopped(epoch, start):
+    stream = Stream(image_set(), 5, FULL, 1)
+    whole = [stream.batch(epoch, step) for step in range(stream.steps)]
+    stream.batch(epoch + 1, 0)  # leaves the epoch that is kept
+    for again in (stream, Stream(image_set(), 5, FULL, 1)):
+        rest = list(again.epoch(epoch, start))
+        assert len(rest) == stream.steps - start
+        for batch, expected in zip(rest, whole[start:], strict=True):
+            assert torch.equal(batch.images, expected.images)
+            assert torch.equal(batch.labels, expected.labels)
+
+
+def test_a_sample_is_augmented_alike_in_any_split():
+    """The draws follow the sample, so what else is in the split is of no account."""
+    data, keep = image_set(), torch.tensor([2, 3, 11, 20])
+    few = ImageSet(data.images[keep], data.labels[keep], data.indices[keep], data.spec)
+    whole = epoch_of(Stream(data, 23, FULL, 0), 0)[0]
+    for image in epoch_of(Stream(few, 4, FULL, 0), 0)[0]:
+        assert (whole == image).flatten(1).all(1).sum() == 1
+
+
+def test_epochs_and_seeds_differ():
+    data = image_set()
+    stream = Stream(data, 8, FULL, 0)
+    first = epoch_of(stream, 0)
+    for images, labels in (epoch_of(stream, 1), epoch_of(Stream(data, 8, FULL, 1), 0)):
+        assert not torch.equal(images, first[0])
+        assert not torch.equal(labels, first[1])
+
+
+def test_every_epoch_holds_every_sample_once():
+    data = image_set()
+    for epoch in range(3):
+        images, _ = epoch_of(Stream(data, 8, NONE, 0), epoch)
+        plain, _ = epoch_of(Stream(data, 8, None, 0), 0)
+        assert sorted(images.flatten(1).sum(1).tolist()) == sorted(plain.flatten(1).sum(1).tolist())
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "sizes"),
+    [(12, 4, [4, 4, 4]), (11, 4, [4, 4, 3]), (13, 4, [4, 4, 5]), (3, 8, [3]), (1, 8, [1]), (5, 4, [5]), (2, 1, [1, 1])],
+)
+@pytest.mark.parametrize("augment", [FULL, None])
+def test_the_last_batch_is_kept_and_never_a_single_image(count, size, sizes, augment):
+    stream = Stream(image_set(count), size, augment, 0)
+    assert stream.steps == len(sizes)
+    assert [len(batch.labels) for batch in stream.epoch(0)] == sizes
+
+
+@pytest.mark.parametrize("step", [-1, 3])
+def test_a_step_outside_the_epoch_is_refused(step):
+    with pytest.raises(IndexError, match="of an epoch with 3 steps"):
+        Stream(image_set(12), 4, FULL, 0).batch(0, step)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_gives_the_same_bits_and_is_never_waited_for():
+    here = image_set()
+    there = ImageSet(here.images.cuda(), here.labels.cuda(), here.indices.cuda(), here.spec)
+    stream = Stream(there, 6, FULL, 0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        batches = [stream.batch(0, step) for step in range(stream.steps)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for batch, expected in zip(batches, Stream(here, 6, FULL, 0).epoch(0), strict=True):
+        assert torch.equal(batch.images.cpu(), expected.images)
+        assert torch.equal(batch.labels.cpu(), expected.labels)
