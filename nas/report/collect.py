@@ -1,0 +1,238 @@
+"""The records of the expected trials, checked. A folder that no expected trial owns is never looked at."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nas.records import RecordError, read_json, read_record
+from nas.spaces.architecture import Architecture, ArchitectureError
+
+Run = tuple[str, str, int]  # key, method, search seed
+History = Sequence[Mapping[str, Any]]
+STAGES = {  # file -> the stage that writes it
+    "search.json": "search",
+    "search.history.json": "search",
+    "search.cost.json": "search",
+    "architectures.json": "derive",
+    "retrain.history.json": "retrain",
+    "retrain.cost.json": "retrain",
+    "evaluate.json": "evaluate",
+}
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Part(BaseModel):
+    """What the report needs of a record; other keys are the business of other stages."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+
+
+class DataSet(_Part):
+    name: str
+    shape: list[int]  # C, H, W
+    classes: int = Field(ge=1)
+
+
+class Found(_Part):
+    """One architecture of a derive record."""
+
+    name: str
+    id: str
+    architecture: dict[str, Any]
+
+    @property
+    def parsed(self) -> Architecture:
+        return Architecture.from_dict(self.architecture)
+
+
+class Tested(_Part):
+    """One retrained network on the test images: percent, millions."""
+
+    name: str
+    id: str
+    seed: int
+    test_error: float
+    test_loss: float
+    params_m: float
+    macs_m: float
+
+
+class Cost(_Part):
+    seconds: float
+    device: str
+
+
+class _Owned(_Part):
+    key: str
+    method: str
+    seed: int
+
+
+class _Search(_Owned):
+    counted: dict[str, int] = {}
+
+
+class _Derived(_Owned):
+    architectures: list[Found] = Field(min_length=1)
+
+
+class _Evaluation(_Owned):
+    images: int = Field(ge=1)
+    results: list[Tested] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One search with all that followed from it. `counted` are the passes of the search, where it counts them."""
+
+    key: str
+    method: str
+    seed: int
+    counted: Mapping[str, int]
+    found: tuple[Found, ...]
+    results: tuple[Tested, ...]
+    images: int
+    search_history: History
+    retrain_history: History
+    search_cost: Cost
+    retrain_cost: Cost
+
+
+@dataclass(frozen=True)
+class Study:
+    """The expected trials in the order of the table; `images` is the number of test images, equal in all."""
+
+    data: DataSet
+    images: int
+    trials: tuple[Trial, ...]
+
+
+def collect(runs: Sequence[Run], folder: Path, spec: Path) -> Study:
+    """Read what the report is made of.
+
+    Args:
+        runs: (key, method, search seed) of every expected trial, in the order of the table.
+        folder: the folder of the run folders.
+        spec: the data record that `prepare` writes.
+
+    Raises:
+        RecordError: a record is missing, malformed or belongs to another trial; names the file and the stage to run.
+    """
+    if not runs:
+        raise RecordError("no trial is expected: params.yaml names no method or no seed")
+    data = _checked(DataSet, _record(spec, "data", "prepare"), spec, "prepare")
+    trials = tuple(_trial(run, folder / run[0]) for run in runs)
+    for trial in trials:
+        if trial.images != trials[0].images:
+            found = f"{trial.images} test images, {trials[0].key} has {trials[0].images}"
+            raise _unusable(folder / trial.key / "evaluate.json", found, f"evaluate@{trial.key}")
+    return Study(data, trials[0].images, trials)
+
+
+def _trial(run: Run, folder: Path) -> Trial:
+    key, method, seed = run
+    search = _owned(_Search, "search", folder / "search.json", run)
+    derived = _owned(_Derived, "architectures", folder / "architectures.json", run)
+    evaluation = _owned(_Evaluation, "evaluation", folder / "evaluate.json", run)
+    _check_drawable(derived, folder)
+    _check_complete(derived, evaluation, folder)
+    return Trial(
+        key=key,
+        method=method,
+        seed=seed,
+        counted=search.counted,
+        found=tuple(derived.architectures),
+        results=tuple(evaluation.results),
+        images=evaluation.images,
+        search_history=_history(folder / "search.history.json", key),
+        retrain_history=_history(folder / "retrain.history.json", key),
+        search_cost=_cost(folder / "search.cost.json", key),
+        retrain_cost=_cost(folder / "retrain.cost.json", key),
+    )
+
+
+def _check_drawable(derived: _Derived, folder: Path) -> None:
+    path = folder / "architectures.json"
+    for found in derived.architectures:
+        try:
+            identity = found.parsed.id
+        except ArchitectureError as error:
+            raise _unusable(path, f"{found.name}: {error}", f"derive@{derived.key}") from None
+        if identity != found.id:
+            raise _unusable(path, f"{found.name}: id {found.id}, content has {identity}", f"derive@{derived.key}")
+
+
+def _check_complete(derived: _Derived, evaluation: _Evaluation, folder: Path) -> None:
+    """Every found architecture was tested, and nothing else; else the evaluation is older than the search."""
+    found = {(item.name, item.id) for item in derived.architectures}
+    tested = {(item.name, item.id) for item in evaluation.results}
+    if found != tested:
+        name, identity = sorted(found ^ tested)[0]
+        text = f"architecture {name} ({identity}) is " + ("not tested" if (name, identity) in found else "not found")
+        raise _unusable(folder / "evaluate.json", text, f"evaluate@{derived.key}")
+
+
+def _owned(model: type[M], kind: str, path: Path, run: Run) -> M:
+    """A record that says which trial it belongs to, and says the right one."""
+    stage = f"{STAGES[path.name]}@{run[0]}"
+    record = _record(path, kind, stage)
+    value = _checked(model, record, path, stage)
+    owner = (record["key"], record["method"], record["seed"])
+    if owner != run:
+        raise _unusable(path, f"belongs to {owner}, expected {run}", stage)
+    return value
+
+
+def _history(path: Path, key: str) -> History:
+    """Flat rows; a value is a number, a text or null, and null where a figure was not finite."""
+    stage = f"{STAGES[path.name]}@{key}"
+    rows = _json(path, stage)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and "epoch" in row for row in rows):
+        raise _unusable(path, "expected a list of rows with an epoch", stage)
+    return rows
+
+
+def _cost(path: Path, key: str) -> Cost:
+    stage = f"{STAGES[path.name]}@{key}"
+    cost = _checked(Cost, _json(path, stage), path, stage)
+    if not math.isfinite(cost.seconds) or cost.seconds < 0:
+        raise _unusable(path, f"seconds is {cost.seconds}", stage)
+    return cost
+
+
+def _record(path: Path, kind: str, stage: str) -> dict[str, Any]:
+    _require(path, stage)
+    try:
+        return read_record(path, kind)
+    except RecordError as error:
+        raise RecordError(f"{error}. Run `dvc repro {stage}`") from None
+
+
+def _json(path: Path, stage: str) -> Any:
+    _require(path, stage)
+    try:
+        return read_json(path)
+    except RecordError as error:
+        raise RecordError(f"{error}: `dvc repro {stage}`") from None
+
+
+def _require(path: Path, stage: str) -> None:
+    if not path.is_file():
+        raise RecordError(f"{path}: no such record. Run `dvc repro {stage}`")
+
+
+def _checked(model: type[M], value: Any, path: Path, stage: str) -> M:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        where = ".".join(str(part) for part in detail["loc"]) or "record"
+        raise _unusable(path, f"{where}: {detail['msg'].lower()}", stage) from None
+
+
+def _unusable(path: Path, found: str, stage: str) -> RecordError:
+    return RecordError(f"{path}: {found}. Remove it and run `dvc repro {stage}`")

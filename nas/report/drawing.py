@@ -1,0 +1,171 @@
+"""Cells as pictures: inputs left, output right, an edge in the colour of its operation with the name on it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.report.layout import Layout, Slot, arrange
+from nas.report.style import INK, PAPER, SOFT, WIRE, colour, look, save
+from nas.spaces.architecture import CellGraph
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BOX, LABEL, TITLE = 11.0, 10.5, 11.0  # points
+HEIGHTS = {"box": 0.52, "label": 0.34, "pass": 0.20}  # inches that a slot takes in its column
+BOX_HEIGHT, LABEL_HEIGHT = 0.36, 0.24  # inches that are painted
+GAP, MARGIN, HEAD = 0.5, 0.14, 0.36  # inches between columns, around, and for the title
+SHORT = re.compile(r"^(sep|dil)_conv|^(max|avg)_pool|^(skip)_connect")  # the first word says it all
+STRAY = 0.07  # inches that a long edge may leave its slot for a smoother way; neighbours are further off
+Point = tuple[float, float]
+Spot = tuple[float, float, float]  # centre x, centre y, width of the column
+
+
+def draw(graph: CellGraph, path_without_suffix: Path, title: str) -> None:
+    """Write the drawing of a cell as .svg and .png."""
+    with look():
+        save(compose(graph, title), path_without_suffix)
+
+
+def compose(graph: CellGraph, title: str) -> "Figure":
+    """The drawing as a figure of its own size, one data unit per inch; its texts are the title, boxes and labels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    layout = arrange(graph, lambda slot: HEIGHTS[slot.kind])
+    widths = [max(_width(slot) for slot in column) for column in layout.columns]
+    centres = [MARGIN + sum(widths[:index]) + width / 2 + GAP * index for index, width in enumerate(widths)]
+    top = max(height + HEIGHTS[slot.kind] / 2 for slot, height in layout.heights.items())
+    low = min(height - HEIGHTS[slot.kind] / 2 for slot, height in layout.heights.items())
+    width = max(centres[-1] + widths[-1] / 2 + MARGIN, _text_width(title, TITLE) + 2 * MARGIN)
+    figure = Figure(figsize=(width, top - low + HEAD + MARGIN))
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(low - MARGIN, top + HEAD))
+    axes.set_axis_off()
+    axes.text(MARGIN, top + HEAD - MARGIN, title, fontsize=TITLE, va="top", color=SOFT)
+    spots = {
+        slot: (centres[index], layout.heights[slot], widths[index])
+        for index, column in enumerate(layout.columns)
+        for slot in column
+    }
+    _draw_edges(axes, graph, layout, spots)
+    for slot, spot in spots.items():
+        if slot.kind != "pass":
+            _draw_slot(axes, graph, slot, spot)
+    return figure
+
+
+def _draw_edges(axes: "Axes", graph: CellGraph, layout: Layout, spots: Mapping[Slot, Spot]) -> None:
+    """Wires first, so that operations run over them."""
+    names = [label for _, _, label in graph.edges if label]
+    ports = _ports(layout)
+    for index in sorted(range(len(graph.edges)), key=lambda index: bool(graph.edges[index][2])):
+        label, path = graph.edges[index][2], layout.paths[index]
+        start, end = (spots[path[0]], spots[path[-1]])
+        points = [(start[0] + _width(path[0]) / 2, start[1] + ports[index, 0])]
+        goal = (end[0] - _width(path[-1]) / 2, end[1] + ports[index, 1])
+        points += _stations(points[0], goal, [(spots[slot], slot.kind == "label") for slot in path[1:-1]])
+        points.append(goal)
+        _draw_curve(axes, points, colour(names, label) if label else WIRE, bool(label))
+
+
+def _stations(start: Point, goal: Point, slots: Sequence[tuple[Spot, bool]]) -> list[Point]:
+    """The points between: level through the column of the label, and of each pass that a longer bow would miss."""
+    points: list[Point] = []
+    for place, ((x, y, width), must) in enumerate(slots):
+        ahead = next(((ax - aw / 2, ay) for (ax, ay, aw), label in slots[place + 1 :] if label), goal)
+        middle = _bow(points[-1] if points else start, ahead, x)
+        if must or abs(middle - y) > STRAY:
+            points += [(x - width / 2, y), (x + width / 2, y)]
+    return points
+
+
+def _bow(start: Point, end: Point, x: float) -> float:
+    """Height at x of the smooth step from one point to the other."""
+    share = (x - start[0]) / (end[0] - start[0])
+    return start[1] + (end[1] - start[1]) * share * share * (3 - 2 * share)
+
+
+def _ports(layout: Layout) -> dict[tuple[int, int], float]:
+    """(edge, end) -> height at which it meets its box, off the middle, in inches: edges meet in their own order."""
+    ports = {}
+    for end, beside in ((0, 1), (-1, -2)):
+        for box in {path[end] for path in layout.paths}:
+            edges = [index for index, path in enumerate(layout.paths) if path[end] == box]
+            edges.sort(key=lambda index: (-layout.heights[layout.paths[index][beside]], index))
+            step = min(0.09, 0.62 * BOX_HEIGHT / max(1, len(edges) - 1))
+            for place, index in enumerate(edges):
+                ports[index, abs(end)] = ((len(edges) - 1) / 2 - place) * step
+    return ports
+
+
+def _draw_curve(axes: "Axes", points: Sequence[Point], shade: str, labelled: bool) -> None:
+    """A smooth line, level at every point, with a white border that shows which of two crossing lines lies above."""
+    from matplotlib.patches import FancyArrowPatch, PathPatch
+    from matplotlib.path import Path as Curve
+
+    vertices, codes = [points[0]], [Curve.MOVETO]
+    for (x0, y0), (x1, y1) in pairwise(points):
+        bend = 0.55 * (x1 - x0)
+        vertices += [(x0 + bend, y0), (x1 - bend, y1), (x1, y1)]
+        codes += [Curve.CURVE4] * 3
+    line = 2.0 if labelled else 1.3
+    axes.add_patch(PathPatch(Curve(vertices, codes), fc="none", ec=PAPER, lw=line + 2.4, capstyle="butt"))
+    (x, y), back = points[-1], 0.13
+    vertices[-1] = (x - 0.5 * back, y)
+    axes.add_patch(PathPatch(Curve(vertices, codes), fc="none", ec=shade, lw=line, capstyle="butt"))
+    axes.add_patch(FancyArrowPatch((x - back, y), (x, y), arrowstyle="-|>,head_width=3.2,head_length=6",
+                                   shrinkA=0, shrinkB=0, color=shade, lw=0, mutation_scale=1))  # fmt: skip
+
+
+def _draw_slot(axes: "Axes", graph: CellGraph, slot: Slot, spot: Spot) -> None:
+    from matplotlib.patches import FancyBboxPatch
+
+    x, y, _ = spot
+    names = [label for _, _, label in graph.edges if label]
+    width, height = _width(slot), BOX_HEIGHT if slot.kind == "box" else LABEL_HEIGHT
+    if slot.kind == "label":
+        face, edge, line = PAPER, colour(names, slot.text), 1.4
+    elif slot.text in graph.nodes:
+        face, edge, line = "#eef1f4", SOFT, 1.2
+    else:
+        face, edge, line = "#fbf3d9", SOFT, 1.2
+    shape = f"round,pad=0,rounding_size={0.45 * height if slot.kind == 'label' else 0.09}"
+    axes.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, shape, fc=face, ec=edge, lw=line))
+    size = BOX if slot.kind == "box" else LABEL
+    axes.text(x, y, _words(slot), fontsize=size, color=INK, ha="center", va="center_baseline", gid=slot.kind)
+
+
+def _words(slot: Slot) -> str:
+    """`sep_conv_3x3` -> sep 3×3; `c[k-1]` -> c with an index."""
+    if slot.kind == "box":
+        return re.sub(r"^(\w)\[(\w)([+-]\d)?\]$", r"$\1_{\2\3}$", slot.text)
+    short = SHORT.sub(lambda match: str(match[match.lastindex or 0]), slot.text)
+    return re.sub(r"(\d)x(\d)", r"\1×\2", short).replace("_", " ")
+
+
+def _width(slot: Slot) -> float:
+    """Inches that a slot is painted wide."""
+    if slot.kind == "pass":
+        return 0.0
+    if slot.kind == "box":
+        return max(0.5, _text_width(_words(slot), BOX) + 0.2)
+    return _text_width(_words(slot), LABEL) + 0.22
+
+
+@cache
+def _text_width(text: str, points: float) -> float:
+    """Inches, from the font's own outlines: no canvas is needed to know it."""
+    if not text:
+        return 0.0
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    return (
+        float(TextPath((0, 0), text, size=points, prop=FontProperties(family="DejaVu Sans")).get_extents().width) / 72
+    )

@@ -1,0 +1,139 @@
+"""The report as one file: pictures and styles inside, no scripts, nothing fetched."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from nas.report.collect import Found, Study, Trial
+from nas.report.table import Row, cells, columns, notes
+from nas.spaces.architecture import CellGraph
+
+CSS = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1f2328; background: #fff;
+       max-width: 72rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.25rem; margin: 2.5rem 0 .5rem; }
+h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; } p { margin: .25rem 0 1rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; width: 100%; }
+th, td { padding: .4rem .7rem; text-align: left; white-space: nowrap; }
+th { border-bottom: 2px solid #1f2328; vertical-align: bottom; white-space: normal; }
+td { border-bottom: 1px solid #e6e9ed; } .number { text-align: right; }
+td:first-child { font-weight: 600; }
+ul { padding-left: 1.2rem; font-size: .9rem; color: #424a53; } li { margin: .3rem 0; }
+figure { margin: .5rem 0; } figcaption { font-size: .9rem; color: #57606a; }
+img { max-width: 100%; height: auto; display: block; } .cell img { max-width: none; }
+.plot img { min-width: 36rem; }
+details { border: 1px solid #d8dee4; border-radius: 8px; padding: .6rem .9rem; margin: .75rem 0; }
+summary { cursor: pointer; font-weight: 600; } summary small { font-weight: 400; color: #57606a; }
+code { font-size: .85em; background: #f3f5f7; padding: .1em .3em; border-radius: 4px; overflow-wrap: anywhere; }
+nav a { margin-right: .8rem; } a { color: #0a58a8; }
+@media print { details { border: 0; } }
+"""
+
+
+def cell_name(trial: Trial, found: Found, graph: CellGraph) -> str:
+    """File name of a drawing without suffix; an architecture's name may hold what a file's may not."""
+    safe = "".join(sign if sign.isalnum() or sign in "-_.=" else "_" for sign in found.name)
+    return f"cell-{trial.key}-{safe}-{graph.name}"
+
+
+def page(study: Study, rows: Sequence[Row], figures: Path) -> str:
+    """index.html; `figures` is the folder that holds the drawn .svg files."""
+    title = f"Architecture search on {study.data.name}"
+    searches = len(study.trials)
+    networks = sum(len(trial.results) for trial in study.trials)
+    links = " ".join(f'<a href="#{escape(trial.key)}">{escape(trial.key)}</a>' for trial in study.trials)
+    items = "".join(f"<li>{escape(note)}</li>" for note in notes(study, rows))
+    front_alt = "Test error against parameters of every network. " + "; ".join(
+        f"{row.label}: {row.test_error_mean:.2f} % at {row.params_m:.3f} M" for row in rows
+    )
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{escape(title)}</title><style>{CSS}</style></head><body>",
+            f"<h1>{escape(title)}</h1>",
+            f"<p>{searches} searches, {networks} networks trained from scratch, "
+            f"tested on {study.images} images of {escape(study.data.name)}.</p>",
+            _table(rows),
+            f"<ul>{items}</ul>",
+            "<h2>Error and size</h2>",
+            _picture(figures / "front.svg", front_alt, "Small: each network. Large: the mean of a row; bars: ± one "
+                     "standard deviation over search seeds, where there are several."),
+            f"<h2>Trials</h2><nav>{links}</nav>",
+            *(_trial(trial, figures) for trial in study.trials),
+            "</body></html>",
+            "",
+        ]
+    )  # fmt: skip
+
+
+def _table(rows: Sequence[Row]) -> str:
+    header, *body = cells(rows)
+    kinds = [' class="number"' if column.right else "" for column in columns(rows)]
+    head = "".join(f'<th scope="col"{kind}>{escape(text)}</th>' for kind, text in zip(kinds, header, strict=True))
+    lines = [
+        "<tr>" + "".join(f"<td{kind}>{escape(text)}</td>" for kind, text in zip(kinds, line, strict=True)) + "</tr>"
+        for line in body
+    ]
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def _trial(trial: Trial, figures: Path) -> str:
+    """Its cells in sight; the curves and the numbers of each network on demand."""
+    parts = [f'<section id="{escape(trial.key)}"><h2>{escape(trial.key)}</h2>']
+    for found in trial.found:
+        drawings = [_cell(trial, found, graph, figures) for graph in found.parsed.graphs()]
+        if len(trial.found) == 1:
+            parts += [f"<p>{_identity(found)}</p>", *drawings]
+        else:
+            title = f"<summary>{escape(found.name)} <small>{_errors(trial, found)}</small></summary>"
+            parts.append(f"<details>{title}<p>{_identity(found)}</p>{''.join(drawings)}</details>")
+    for stage, text in (("search", "Search"), ("retrain", "Retraining")):
+        alt = f"{text} of {trial.key}: curves over the epochs"
+        picture = _picture(figures / f"{stage}-{trial.key}.svg", alt, "")
+        parts.append(f"<details><summary>{text} curves</summary>{picture}</details>")
+    return "\n".join([*parts, _networks(trial), "</section>"])
+
+
+def _identity(found: Found) -> str:
+    return f"Architecture <strong>{escape(found.name)}</strong>, id <code>{escape(found.id)}</code>"
+
+
+def _errors(trial: Trial, found: Found) -> str:
+    errors = ", ".join(f"{tested.test_error:.2f} %" for tested in trial.results if tested.name == found.name)
+    return f"test error {errors}"
+
+
+def _networks(trial: Trial) -> str:
+    titles = ("Architecture", "Retrain seed", "Test error, %", "Test loss", "Params, M", "Multiply-adds, M")
+    head = "".join(f'<th scope="col"{" class=number" if at else ""}>{title}</th>' for at, title in enumerate(titles))
+    lines = []
+    for tested in trial.results:
+        figures = (tested.test_error, tested.test_loss, tested.params_m, tested.macs_m)
+        texts = [
+            str(tested.seed),
+            *(f"{value:.{digits}f}" for value, digits in zip(figures, (2, 4, 3, 2), strict=True)),
+        ]
+        numbers = "".join(f'<td class="number">{text}</td>' for text in texts)
+        lines.append(f"<tr><td>{escape(tested.name)}</td>{numbers}</tr>")
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<details><summary>Networks</summary><div class="scroll">{table}</div></details>'
+
+
+def _cell(trial: Trial, found: Found, graph: CellGraph, figures: Path) -> str:
+    edges = "; ".join(f"{source} to {target}: {label or 'part of the output'}" for source, target, label in graph.edges)
+    return _picture(figures / f"{cell_name(trial, found, graph)}.svg", f"{graph.name} cell. {edges}", "")
+
+
+def _picture(path: Path, alt: str, caption: str) -> str:
+    """An SVG as an image of its own: the ids inside cannot meet those of another one."""
+    data = b64encode(path.read_bytes()).decode("ascii")
+    text = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    kind = "cell" if path.name.startswith("cell-") else "plot"
+    return (
+        f'<figure class="scroll {kind}"><img alt="{escape(alt)}" src="data:image/svg+xml;base64,{data}">{text}</figure>'
+    )

@@ -1,0 +1,298 @@
+"""Curves of a search and of its retrainings, and the front of all networks."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.report.collect import History, Study, Trial
+from nas.report.style import DASHES, INK, MARKERS, OPS, PAPER, SERIES, SOFT, colour, grid, look, save
+from nas.report.table import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NOT_FIGURES = {"epoch", "lr", "candidate"}  # of a search history: what the others are drawn over, or settings
+PAIRS = {"loss": "Loss, nats", "acc": "Accuracy, %"}
+PARTS = {"train": (SERIES[0], "-"), "valid": (SERIES[1], "--")}  # told apart without colour too
+Panel = Callable[["Axes"], None]
+
+
+def search(trial: Trial, path_without_suffix: Path) -> None:
+    """The course of a search over its epochs, as .svg and .png; candidate by candidate where the search has them."""
+    with look():
+        rows = trial.search_history
+        sampled = any("candidate" in row for row in rows)
+        panels = _candidate_panels(rows) if sampled else _search_panels(rows)
+        save(_compose(panels, f"Search {trial.key}"), path_without_suffix)
+
+
+def retrain(trial: Trial, path_without_suffix: Path) -> None:
+    """Loss and accuracy of every retrained network over its epochs, as .svg and .png."""
+    with look():
+        rows = trial.retrain_history
+        panels = [
+            _network_panel(rows, "train_loss", "Train loss, nats"),
+            _network_panel(rows, "train_acc", "Train accuracy, %"),
+        ]
+        save(_compose(panels, f"Retrain {trial.key}"), path_without_suffix)
+
+
+def front(study: Study, rows: Sequence[Row], path_without_suffix: Path) -> None:
+    """Test error against parameters: every network small, the mean of every row large with its deviation."""
+    with look():
+        save(_front(study, rows), path_without_suffix)
+
+
+def _compose(panels: Sequence[Panel], title: str) -> "Figure":
+    columns = min(len(panels), 3)
+    figure, axes = grid(-(-len(panels) // columns), columns)
+    for panel, place in zip(panels, axes, strict=False):
+        panel(place)
+    for place in axes[len(panels) :]:
+        place.set_axis_off()
+    figure.suptitle(title, fontsize=11, color=SOFT, ha="left", x=0.01)
+    return figure
+
+
+def _search_panels(rows: History) -> list[Panel]:
+    """Losses, accuracies and entropy first, then what else the method wrote down, then the operations by cell type."""
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if _numeric(rows, name)]
+    plain = [name for name in names if name not in NOT_FIGURES and not name.startswith("ops.")]
+    paired = {f"{part}_{figure}" for part in PARTS for figure in PAIRS}
+    panels: list[Panel] = [
+        _pair_panel(rows, figure, title)
+        for figure, title in PAIRS.items()
+        if any(f"{part}_{figure}" in plain for part in PARTS)
+    ]
+    if "entropy" in plain:
+        panels.append(_line_panel(rows, "entropy", "Architecture entropy, nats"))
+    panels += [_line_panel(rows, name, name) for name in plain if name not in paired and name != "entropy"]
+    cell_types = list(dict.fromkeys(name.split(".")[1] for name in names if name.startswith("ops.")))
+    operations = _ordered({name.split(".", 2)[2] for name in names if name.startswith("ops.")})
+    panels += [_ops_panel(rows, cell_type, operations) for cell_type in cell_types]
+    if cell_types:
+        panels.append(_ops_legend(operations))
+    return panels or [_empty_panel]
+
+
+def _ordered(operations: set[str]) -> list[str]:
+    """In the order of the palette, whatever the order of the keys in the record; unknown ones behind."""
+    return [name for name in OPS if name in operations] + sorted(operations - set(OPS))
+
+
+def _candidate_panels(rows: History) -> list[Panel]:
+    return [_candidate_curves(rows), _candidate_dots(rows)]
+
+
+def _numeric(rows: History, name: str) -> bool:
+    return any(isinstance(row.get(name), int | float) for row in rows)
+
+
+def _column(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    """One figure of every row; a gap (NaN) where it is missing or null."""
+    return [float(row[name]) if isinstance(row.get(name), int | float) else float("nan") for row in rows]
+
+
+def _epochs(axes: "Axes", title: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set(xlabel="Epoch", ylabel=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _line(axes: "Axes", rows: Sequence[Mapping[str, Any]], name: str, **looks: Any) -> None:
+    marker = "o" if len(rows) < 3 else None  # a line of one point would not be seen
+    axes.plot(_column(rows, "epoch"), _column(rows, name), marker=marker, **looks)
+
+
+def _pair_panel(rows: History, figure: str, title: str) -> Panel:
+    def panel(axes: "Axes") -> None:
+        for part, (shade, dash) in PARTS.items():
+            if _numeric(rows, f"{part}_{figure}"):
+                _line(axes, rows, f"{part}_{figure}", color=shade, linestyle=dash, label=part)
+        _epochs(axes, title)
+        axes.legend()
+
+    return panel
+
+
+def _line_panel(rows: History, name: str, title: str) -> Panel:
+    def panel(axes: "Axes") -> None:
+        _line(axes, rows, name, color=SERIES[2])
+        _epochs(axes, title)
+
+    return panel
+
+
+def _ops_panel(rows: History, cell_type: str, operations: Sequence[str]) -> Panel:
+    """One bar per epoch, stacked by operation, without gaps between the bars."""
+
+    def panel(axes: "Axes") -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        present = [name for name in operations if _numeric(rows, f"ops.{cell_type}.{name}")]
+        epochs, base = _column(rows, "epoch"), [0.0] * len(rows)
+        borders = [epochs[0] - 0.5, *(epoch + 0.5 for epoch in epochs)]
+        for name in present:
+            heights = [0.0 if value != value else value for value in _column(rows, f"ops.{cell_type}.{name}")]
+            tops = [low + height for low, height in zip(base, heights, strict=True)]
+            axes.stairs(tops, borders, baseline=base, fill=True, color=colour(operations, name), linewidth=0)
+            base = tops
+        _epochs(axes, f"Edges of the {cell_type} cell")
+        axes.grid(False)
+        axes.margins(x=0)
+        axes.set_ylim(0, max(base))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+
+    return panel
+
+
+def _ops_legend(operations: Sequence[str]) -> Panel:
+    def panel(axes: "Axes") -> None:
+        from matplotlib.patches import Patch
+
+        axes.set_axis_off()
+        patches = [Patch(color=colour(operations, name), label=name) for name in reversed(operations)]  # as stacked
+        axes.legend(handles=patches, loc="center left", title="Operation", alignment="left", fontsize=10)
+
+    return panel
+
+
+def _empty_panel(axes: "Axes") -> None:
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, "no figures over epochs", ha="center", color=SOFT)
+
+
+def _by_candidate(rows: History) -> dict[int, list[Mapping[str, Any]]]:
+    candidates: dict[int, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        candidates.setdefault(int(row["candidate"]), []).append(row)
+    return candidates
+
+
+def _best(candidates: Mapping[int, Sequence[Mapping[str, Any]]]) -> int:
+    """The first candidate with the highest accuracy at its last epoch."""
+    return max(candidates, key=lambda index: (row_accuracy(candidates[index][-1]), -index))
+
+
+def row_accuracy(row: Mapping[str, Any]) -> float:
+    """`valid_acc` in percent; below every accuracy when there is none."""
+    value = row.get("valid_acc")
+    return float(value) if value is not None else -1.0
+
+
+def _candidate_curves(rows: History) -> Panel:
+    def panel(axes: "Axes") -> None:
+        candidates = _by_candidate(rows)
+        best = _best(candidates)
+        for index, course in candidates.items():
+            if index != best:
+                _line(axes, course, "valid_acc", color="#a9b1ba", linewidth=1.2)
+        _line(axes, candidates[best], "valid_acc", color=SERIES[0], label=f"candidate {best}, the best")
+        _epochs(axes, "Valid accuracy, %")
+        axes.legend(loc="lower right")
+
+    return panel
+
+
+def _candidate_dots(rows: History) -> Panel:
+    def panel(axes: "Axes") -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        candidates = _by_candidate(rows)
+        best = _best(candidates)
+        for index, course in candidates.items():
+            shade, marker = (SERIES[0], "D") if index == best else ("#8b95a1", "o")
+            axes.plot([index], _column(course[-1:], "valid_acc"), marker, color=shade, markersize=7)
+        axes.set(xlabel="Candidate", ylabel="Valid accuracy at the last epoch, %")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.margins(0.08)
+
+    return panel
+
+
+def _network_panel(rows: History, name: str, title: str) -> Panel:
+    """A colour per architecture, a dash pattern per retrain seed."""
+
+    def panel(axes: "Axes") -> None:
+        names = list(dict.fromkeys(str(row["architecture"]) for row in rows))
+        seeds = list(dict.fromkeys(int(row["seed"]) for row in rows))
+        for at, architecture in enumerate(names):
+            for turn, seed in enumerate(seeds):
+                course = [row for row in rows if (row["architecture"], row["seed"]) == (architecture, seed)]
+                looks = {"color": SERIES[at % len(SERIES)], "linestyle": DASHES[turn % len(DASHES)]}
+                _line(axes, course, name, label=f"{architecture}, seed {seed}", **looks)
+        _epochs(axes, title)
+        axes.legend()
+
+    return panel
+
+
+def _front(study: Study, rows: Sequence[Row]) -> "Figure":
+    figure, (axes,) = grid(1, 1, 7.2, 4.6)
+    methods = list(dict.fromkeys(row.method for row in rows))
+    looks = {name: (SERIES[at % 7], MARKERS[at % 7]) for at, name in enumerate(methods)}
+    for trial in study.trials:
+        shade, marker = looks[trial.method]
+        params, errors = zip(*((tested.params_m, tested.test_error) for tested in trial.results), strict=True)
+        axes.plot(params, errors, marker, color=shade, markersize=4.5, alpha=0.55, markeredgewidth=0)
+    for row in rows:
+        shade, marker = looks[row.method]
+        looks_of_mean: dict[str, Any] = {
+            "color": shade,
+            "markersize": 9,
+            "markeredgecolor": PAPER,
+            "capsize": 4,
+            "elinewidth": 1.4,
+        }
+        axes.errorbar(row.params_m, row.test_error_mean, row.test_error_std, fmt=marker, **looks_of_mean)
+    axes.set(xlabel="Parameters, millions", ylabel=f"Test error, % of {study.images} images")
+    axes.margins(0.12)
+    figure.draw_without_rendering()  # settles the layout, so that the labels can look for free places
+    _label_means(axes, study, rows, {name: shade for name, (shade, _) in looks.items()})
+    return figure
+
+
+def _label_means(axes: "Axes", study: Study, rows: Sequence[Row], shades: Mapping[str, str]) -> None:
+    """Each label at the first of several places around its mean that covers least of what is there."""
+    from matplotlib.transforms import Bbox
+
+    to_pixels = axes.transData.transform
+    dots = [to_pixels((tested.params_m, tested.test_error)) for trial in study.trials for tested in trial.results]
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in dots]
+    for row in rows:
+        std = row.test_error_std or 0.0
+        ends = [to_pixels((row.params_m, row.test_error_mean + side * std)) for side in (-1, 1)]
+        taken.append(Bbox.from_extents(ends[0][0] - 6, ends[0][1] - 7, ends[1][0] + 6, ends[1][1] + 7))
+    frame = axes.get_window_extent()
+    for row in rows:
+        tries = []
+        for turn, (dx, dy, ha, va) in enumerate(_PLACES):
+            text = axes.annotate(row.label, (row.params_m, row.test_error_mean), (dx, dy), textcoords="offset points",
+                                 ha=ha, va=va, fontsize=10, color=INK)  # fmt: skip
+            extent = text.get_window_extent()
+            outside = extent.x0 < frame.x0 or extent.x1 > frame.x1 or extent.y0 < frame.y0 or extent.y1 > frame.y1
+            covered = sum(extent.overlaps(box) for box in taken)
+            tries.append((covered + 2 * outside, turn, text, extent))
+        tries.sort(key=lambda entry: entry[:2])
+        _, _, chosen, extent = tries[0]
+        for _, _, text, _ in tries[1:]:
+            text.remove()
+        taken.append(extent)
+        chosen.set_color(shades[row.method])
+        chosen.set_fontweight("bold")
+
+
+_PLACES = (
+    (10, 0, "left", "center"),
+    (-10, 0, "right", "center"),
+    (8, 8, "left", "bottom"),
+    (8, -8, "left", "top"),
+    (-8, 8, "right", "bottom"),
+    (-8, -8, "right", "top"),
+    (10, 22, "left", "bottom"),
+    (10, -22, "left", "top"),
+    (-10, 22, "right", "bottom"),
+    (-10, -22, "right", "top"),
+)

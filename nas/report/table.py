@@ -1,0 +1,261 @@
+"""Rows of the table, their text forms, and the files that hold no clock and no device."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from nas.report.collect import Study, Tested, Trial
+
+DASH = "–"  # stands where there is nothing to state
+TEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "{": r"\{",
+        "}": r"\}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "−": "$-$",
+        DASH: "--",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method, or one architecture name of a method that finds several: percent, millions, seconds.
+
+    `searches` and `retrains` count search seeds and retrained networks. `test_error_std` is over search seeds, of the
+    means over retrain seeds, and None with one search seed. `search_macs` is None where a search does not count them.
+    """
+
+    label: str
+    method: str
+    architecture: str
+    searches: int
+    retrains: int
+    test_error_mean: float
+    test_error_std: float | None
+    params_m: float
+    params_m_min: float
+    params_m_max: float
+    macs_m: float
+    macs_m_min: float
+    macs_m_max: float
+    search_seconds: float
+    retrain_seconds: float
+    device: str
+    search_macs: float | None
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    text: Callable[[Row], str]
+    right: bool = True
+
+
+def summarise(study: Study) -> list[Row]:
+    """One row per (method, architecture name), in the order of the trials."""
+    rows = []
+    for method in dict.fromkeys(trial.method for trial in study.trials):
+        trials = [trial for trial in study.trials if trial.method == method]
+        if all(len(trial.found) == 1 for trial in trials):
+            rows.append(
+                _row(method, trials, [list(trial.results) for trial in trials], trials[0].found[0].name, method)
+            )
+            continue
+        for name in dict.fromkeys(found.name for trial in trials for found in trial.found):
+            holders = [trial for trial in trials if name in {found.name for found in trial.found}]
+            results = [[tested for tested in trial.results if tested.name == name] for trial in holders]
+            rows.append(_row(method, holders, results, name, f"{method} {name}"))
+    return rows
+
+
+def _row(method: str, trials: list[Trial], results: list[list[Tested]], name: str, label: str) -> Row:
+    """`results`: the tested networks of each trial that belong to this row."""
+    errors = [fmean(tested.test_error for tested in group) for group in results]
+    params = [fmean(tested.params_m for tested in group) for group in results]
+    macs = [fmean(tested.macs_m for tested in group) for group in results]
+    counted = [trial.counted["macs"] for trial in trials if "macs" in trial.counted]
+    return Row(
+        label=label,
+        method=method,
+        architecture=name,
+        searches=len(trials),
+        retrains=sum(len(group) for group in results),
+        test_error_mean=fmean(errors),
+        test_error_std=stdev(errors) if len(errors) > 1 else None,
+        params_m=fmean(params),
+        params_m_min=min(params),
+        params_m_max=max(params),
+        macs_m=fmean(macs),
+        macs_m_min=min(macs),
+        macs_m_max=max(macs),
+        search_seconds=fmean(trial.search_cost.seconds for trial in trials),
+        retrain_seconds=fmean(trial.retrain_cost.seconds / len(trial.results) for trial in trials),
+        device=", ".join(dict.fromkeys(cost.device for t in trials for cost in (t.search_cost, t.retrain_cost))),
+        search_macs=fmean(counted) if len(counted) == len(trials) else None,
+    )
+
+
+def columns(rows: Sequence[Row]) -> list[Column]:
+    """What the table shows; the counted search column only when a row has it."""
+    counted = [
+        Column("Search MACs, 10¹²", lambda row: DASH if row.search_macs is None else f"{row.search_macs / 1e12:.3g}")
+    ]
+    return [
+        Column("Method", lambda row: row.label, right=False),
+        Column("Searches", lambda row: str(row.searches)),
+        Column("Retrains", lambda row: str(row.retrains)),
+        Column("Test error, %", lambda row: plus_minus(row.test_error_mean, row.test_error_std)),
+        Column("Params, M", lambda row: span(row.params_m, row.params_m_min, row.params_m_max, 3)),
+        Column("Multiply-adds, M", lambda row: span(row.macs_m, row.macs_m_min, row.macs_m_max, 2)),
+        Column("Search cost", lambda row: duration(row.search_seconds)),
+        *(counted if any(row.search_macs is not None for row in rows) else []),
+        Column("Retrain cost", lambda row: duration(row.retrain_seconds)),
+        Column("Device", lambda row: row.device, right=False),
+    ]
+
+
+def plus_minus(mean: float, std: float | None) -> str:
+    return f"{mean:.2f} ± {DASH if std is None else format(std, '.2f')}"
+
+
+def span(mean: float, low: float, high: float, digits: int) -> str:
+    """The mean; lowest–highest when they differ in what is shown."""
+    first, last = f"{low:.{digits}f}", f"{high:.{digits}f}"
+    return f"{mean:.{digits}f}" if first == last else f"{first}{DASH}{last}"
+
+
+def duration(seconds: float) -> str:
+    """12.3 s, 4.5 min or 6.7 h: the largest unit that leaves at least 1.5 of it."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def notes(study: Study, rows: Sequence[Row]) -> list[str]:
+    """What a reader must know to use the table, one sentence or two each."""
+    shape = " × ".join(str(size) for size in study.data.shape)
+    error = fmean(row.test_error_mean for row in rows)
+    floor = (error * (100 - error) / study.images) ** 0.5
+    return [
+        f"Data: {study.data.name}, {study.data.classes} classes, images {shape} (channels × height × width). "
+        f"Test error on {study.images} test images, at the last epoch of each retraining; no epoch is chosen.",
+        "Searches is n, the number of search seeds; Retrains that of networks trained from scratch. Test error is "
+        "mean ± standard deviation (n − 1 in the divisor) over search seeds, of the means over retrain seeds; "
+        f"{DASH} where n = 1 leaves no deviation.",
+        f"Noise floor: one of {study.images} test images is {100 / study.images:.2f} points of error, and the binomial "
+        f"standard error of one test run at {error:.2f} % error is {floor:.2f} points. "
+        "Single networks that differ by so little differ by chance.",
+        "Multiply-adds of convolutions and linear layers, one image, auxiliary head excluded, as in the parameters. "
+        f"Lowest{DASH}highest where the networks of a row differ.",
+        "Search cost: mean wall time of one search. Retrain cost: mean wall time of one network trained from scratch. "
+        "Both hold for the device and vary from run to run; every other figure repeats bit for bit.",
+    ]
+
+
+def cells(rows: Sequence[Row]) -> list[list[str]]:
+    """Titles, then one list of texts per row."""
+    shown = columns(rows)
+    return [[column.title for column in shown], *([column.text(row) for column in shown] for row in rows)]
+
+
+def markdown(study: Study, rows: Sequence[Row]) -> str:
+    header, *body = [[text.replace("|", r"\|") for text in line] for line in cells(rows)]
+    rule = ["---:" if column.right else ":---" for column in columns(rows)]
+    table = ["| " + " | ".join(line) + " |" for line in (header, rule, *body)]
+    return "\n".join([*table, "", *(f"- {note}" for note in notes(study, rows))]) + "\n"
+
+
+def latex(study: Study, rows: Sequence[Row]) -> str:
+    """A booktabs tabular with the notes below it, to be put into a table environment."""
+    header, *body = [" & ".join(tex(text) for text in line) + r" \\" for line in cells(rows)]
+    layout = "".join("r" if column.right else "l" for column in columns(rows))
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs}",
+            rf"\begin{{tabular}}{{{layout}}}",
+            r"\toprule",
+            header,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(rf"\par\smallskip{{\footnotesize {tex(note)}\par}}" for note in notes(study, rows)),
+            "",
+        ]
+    )
+
+
+def tex(text: str) -> str:
+    """Plain text as LaTeX shows it unchanged."""
+    return text.translate(TEX).replace("¹²", "$^{12}$")
+
+
+def table_csv(rows: Sequence[Row]) -> str:
+    """Every figure of the table as a number; an empty field where there is none."""
+    return _csv(asdict(row) for row in rows)
+
+
+def results_csv(study: Study) -> str:
+    """One line per retrained network. Holds no clock and no device, so equal work gives equal bytes."""
+    return _csv(
+        {
+            "method": trial.method,
+            "search_seed": trial.seed,
+            "architecture": tested.name,
+            "id": tested.id,
+            "retrain_seed": tested.seed,
+            "test_error": tested.test_error,
+            "test_loss": tested.test_loss,
+            "params_m": tested.params_m,
+            "macs_m": tested.macs_m,
+        }
+        for trial in study.trials
+        for tested in sorted(trial.results, key=lambda tested: (position(trial, tested), tested.seed))
+    )
+
+
+def position(trial: Trial, tested: Tested) -> int:
+    """Where the architecture of a network stands in the derive record."""
+    return [found.name for found in trial.found].index(tested.name)
+
+
+def results_metrics(rows: Sequence[Row]) -> str:
+    """The rows for `dvc metrics show`, in the bytes that `records.write_json` would give."""
+    metrics = {row.label: _metrics(row) for row in rows}
+    return json.dumps(metrics, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _metrics(row: Row) -> dict[str, float | int]:
+    std = {} if row.test_error_std is None else {"test_error_std": round(row.test_error_std, 4)}
+    mean = round(row.test_error_mean, 4)
+    return {
+        "test_error_mean": mean,
+        **std,
+        "n": row.searches,
+        "params_m": round(row.params_m, 6),
+        "macs_m": round(row.macs_m, 6),
+    }
+
+
+def _csv(rows: Iterable[dict[str, Any]]) -> str:
+    lines = list(rows)
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return stream.getvalue()

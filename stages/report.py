@@ -1,0 +1,45 @@
+"""Tables, figures and index.html from the records of every expected trial. Seconds, CPU, no data set.
+
+python -m stages.report
+python -m stages.report --check
+"""
+
+import typer
+
+from stages.common import PREPARED, REPORT, RUNS, clear_errors, load
+
+app = typer.Typer(add_completion=False, help=__doc__)
+
+
+@app.command()
+@clear_errors
+def main(
+    check: bool = typer.Option(False, "--check", help="Write nothing; compare the results on disk with the records."),
+) -> None:
+    """Write the report, or check that the one on disk says what the records say."""
+    from nas.report import build, difference
+
+    trials = load().runs()
+    where = (trials, RUNS, PREPARED / "spec.json", REPORT)
+    if not check:
+        build(*where)
+        show()
+    elif found := difference(*where):
+        typer.echo(found, err=True)
+        raise typer.Exit(1)
+    else:
+        typer.echo(f"{REPORT}: the results are those of the records")
+
+
+def show() -> None:
+    """Print the table that was written, and where the page is."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    console = Console()
+    console.print(Markdown((REPORT / "table.md").read_text(encoding="utf-8")))
+    console.print(f"[bold]{REPORT / 'index.html'}[/bold]")
+
+
+if __name__ == "__main__":
+    app()
