@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 ILLEGAL = re.compile(r"[^A-Za-z0-9_\-.: ]")  # a slash is legal as well, but makes folders
@@ -47,10 +47,17 @@ def figures(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def epoch_metrics(row: Mapping[str, Any]) -> dict[str, float]:
-    """Numbers of one row of a history, without what only says which row it is.
+    """Numbers of one row of a history; the epoch is the step, and no number of its own."""
+    return {name: value for name, value in numbers(flat(row)).items() if name.rpartition(".")[2] != "epoch"}
 
-    The networks that one retrain stage fits share its run, so their rows carry architecture and seed as a prefix.
+
+def histories(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, dict[str, float]]]:
+    """(step, metrics) of each row. Where one stage trained several networks, each has its own names:
+
+    {"architecture": "best", "seed": 0, "epoch": 3, "train_loss": 0.5} -> 3, {"best-0.train_loss": 0.5}
     """
-    whose = f"{row['architecture']}-{row.get('seed', 0)}." if "architecture" in row else ""
-    identity = {"epoch", "architecture", "seed"}
-    return numbers(flat({name: value for name, value in row.items() if name not in identity}, legal(whose)))
+    whose = [f"{row['architecture']}-{row['seed']}." if "architecture" in row else "" for row in rows]
+    several = len(set(whose)) > 1
+    for prefix, row in zip(whose, rows, strict=True):
+        values = {name: value for name, value in row.items() if name not in ("architecture", "seed")}
+        yield row["epoch"], epoch_metrics({prefix * several + name: value for name, value in values.items()})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.records import content_id, file_sha256, read_json
-from nas.tracking.names import epoch_metrics
+from nas.tracking.names import histories
 
 if TYPE_CHECKING:
     from nas.tracking.view import Trial
@@ -74,7 +74,7 @@ def _show(trial: "Trial", folder: Path, stage: str, params: Mapping[str, Any], d
     shown.run.log_params(params)
     files = {path.name: path for path in record_files(folder, stage)}
     if history := files.get(f"{stage}.history.json"):
-        shown.run.log_series([(row["epoch"], epoch_metrics(row)) for row in read_json(history)])
+        shown.run.log_series(histories(read_json(history)))
     if metrics := files.get(f"{stage}.metrics.json"):
         shown.log_figures(read_json(metrics))
     if cost := files.get(f"{stage}.cost.json"):

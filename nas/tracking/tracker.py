@@ -18,7 +18,7 @@ from threading import Thread
 from types import TracebackType
 from typing import Any, Self
 
-PATIENCE = 30.0  # seconds that closing may take; importing MLflow is 4 of them, 12 without bytecode files
+PATIENCE = 60.0  # seconds that closing may take: starting MLflow is 4, without bytecode on a busy machine 25
 logger = logging.getLogger(__name__)
 
 

@@ -44,6 +44,11 @@ def tracking_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{home(root) / 'mlflow.db'}"
 
 
+def execution_lock(root: Path, *execution: str) -> Path:
+    """Of one (key, stage, fingerprint): its writers come one after the other."""
+    return home(root) / ".nas" / "tracking" / f"{content_id(execution)}.lock"
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Only one process at a time; the kernel frees the lock of one that dies, and the empty file stays."""
@@ -102,21 +107,18 @@ class View:
         """Raises TrackingError without MLflow, and MLflow's errors when there is no database or server to talk to."""
         for name, value in DEFAULTS.items():
             os.environ.setdefault(name, value)
-        self.root, self.locks = root, home(root) / ".nas"
-        self.uri = tracking_uri(root)
+        self.root, self.uri = root, tracking_uri(root)
+        self.lock = home(root) / ".nas" / "mlflow.lock"
         try:
-            self.client = connect(self.uri, self.locks / "mlflow.lock")
+            self.client = connect(self.uri, self.lock)
         except ModuleNotFoundError as error:
             raise TrackingError(f"{error}; install MLflow with: pip install 'nas[pipeline]'") from None
         with self.alone():
             self.experiment = self._experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or "nas")
 
-    def lock_file(self, *execution: str) -> Path:
-        return self.locks / "tracking" / f"{content_id(execution)}.lock"
-
     def alone(self) -> Any:
         """For "find, else make": without it two processes both find nothing."""
-        return locked(self.locks / "mlflow.lock")
+        return locked(self.lock)
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)

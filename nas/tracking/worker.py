@@ -5,12 +5,11 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
 
 from nas.tracking.rebuilding import record_digest
-from nas.tracking.view import Trial, View, locked, surroundings
+from nas.tracking.view import Trial, View, execution_lock, locked, surroundings
 
 # What MLflow uses when it is there (as in mlflow-skinny, it need not be): a third of its import time.
 UNNEEDED = ("pandas", "scipy", "sklearn", "matplotlib")
@@ -36,10 +35,10 @@ def follow(lines: TextIO) -> None:
     if first["event"] != "open":
         return  # the stage was killed before it said anything
     root, stage, key = Path(first["root"]), first["stage"], first["key"]
-    with ExitStack() as stack:
+    # A resumed stage's worker waits for the one that its killed forerunner left: no step is lost, none comes twice.
+    # Before anything slow, or the later one may overtake.
+    with locked(execution_lock(root, key, stage, first["fingerprint"])):
         view = View(root)
-        # A resumed stage waits here for the worker that its killed forerunner left, so that no step is logged twice.
-        stack.enter_context(locked(view.lock_file(key, stage, first["fingerprint"])))
         tags = {**surroundings(root), **first["tags"], "nas.fingerprint": first["fingerprint"]}
         shown = Trial(view, key).stage(stage, tags)
         shown.run.log_params(first["params"])

@@ -2,7 +2,7 @@ from math import inf, nan
 
 import pytest
 
-from nas.tracking.names import epoch_metrics, figures, flat, legal
+from nas.tracking.names import epoch_metrics, figures, flat, histories, legal
 
 
 def test_a_name_keeps_what_mlflow_takes_and_loses_the_rest():
@@ -21,9 +21,11 @@ def test_only_finite_numbers_are_metrics(value):
     assert epoch_metrics({"epoch": 3, "train_loss": 0.5, "odd": value}) == {"train_loss": 0.5}
 
 
-def test_rows_of_several_networks_in_one_run_are_told_apart():
-    row = {"architecture": "eps=0.1", "seed": 2, "epoch": 3, "train_acc": 90.0}
-    assert epoch_metrics(row) == {"eps-0.1-2.train_acc": 90.0}
+def test_networks_trained_in_one_stage_are_told_apart_as_the_stage_does_it_live():
+    rows = [{"architecture": "eps=0.1", "seed": seed, "epoch": 3, "train_acc": 90.0 + seed} for seed in (0, 1)]
+    assert list(histories(rows)) == [(3, {"eps-0.1-0.train_acc": 90.0}), (3, {"eps-0.1-1.train_acc": 91.0})]
+    assert list(histories(rows[:1])) == [(3, {"train_acc": 90.0})]
+    assert epoch_metrics({"eps=0.1-0.epoch": 3, "eps=0.1-0.train_acc": 90.0}) == {"eps-0.1-0.train_acc": 90.0}
 
 
 def test_one_architecture_needs_no_prefix_and_several_do():
