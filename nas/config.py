@@ -229,9 +229,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def load_config(
-    path: Path, search: Mapping[str, type[Section]], derive: Mapping[str, type[Section]]
-) -> Config:
+def load_config(path: Path, search: Mapping[str, type[Section]], derive: Mapping[str, type[Section]]) -> Config:
     """params.yaml as one frozen model; `search` and `derive` give the sections of each known method.
 
     Raises:
@@ -247,12 +245,16 @@ def parse_config(
     source: str = "params.yaml",
 ) -> Config:
     config = _validate(Config, tree, "", source)
-    sections = {"search": {"common": SearchCommon, **search}, "derive": dict(derive)}
+    sections: dict[str, dict[str, type[Section]]] = {
+        "search": {"common": SearchCommon, **search},
+        "derive": dict(derive),
+    }
     parsed = {
         name: {key: _section(known, key, value, name, source) for key, value in getattr(config, name).items()}
         for name, known in sections.items()
     }
-    for name, wanted in (("search", ("common", *config.methods)), ("derive", config.methods)):
+    expected: dict[str, tuple[str, ...]] = {"search": ("common", *config.methods), "derive": config.methods}
+    for name, wanted in expected.items():
         for key in wanted:
             if key not in sections[name]:
                 raise ParamsError(

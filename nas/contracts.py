@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from nas.complexity import Count, count
 from nas.config import Size
 
 
@@ -71,8 +72,21 @@ class Space(ABC):
         """Cell type -> the names of the categories of each decision variable (an edge's operations, for instance)."""
 
     @abstractmethod
-    def supernet(self, form: ImageForm, size: Size) -> nn.Module:
-        """A network whose forward(images [B, C, H, W], mix) gives logits [B, classes]."""
+    def supernet(self, form: ImageForm, size: Size, reference: bool = False) -> nn.Module:
+        """A network whose forward(images [B, C, H, W], mix) gives logits [B, classes].
+
+        `reference` runs one operation after the other, as the papers' code does: the same sums, read and counted with
+        ease.
+        """
+
+    def supernet_macs(self, form: ImageForm, size: Size) -> int:
+        """Multiply-adds of one image with every operation on every edge, each counted as it is written down."""
+        tables = {kind: torch.empty(len(v), len(v[0]), device="meta") for kind, v in self.variables().items()}
+        return count(lambda: self.supernet(form, size, reference=True), form.shape, SoftMix(tables)).macs
+
+    def count(self, architecture: Any, form: ImageForm, size: Size) -> Count:
+        """Parameters and multiply-adds of the network of an architecture, by the convention of nas.complexity."""
+        return count(lambda: self.network(architecture, form, size, auxiliary=False), form.shape)
 
     @abstractmethod
     def network(self, architecture: Any, form: ImageForm, size: Size, auxiliary: bool) -> nn.Module:

@@ -11,7 +11,6 @@ app = typer.Typer(add_completion=False)
 @clear_errors
 def derive(run: str = typer.Option(help="Run key, for instance darts-0.")) -> None:
     """Turn the search record of RUN into architectures. Seconds, no images."""
-    from nas.complexity import count
     from nas.data.spec import DataSpec
     from nas.methods import method_module
     from nas.records import read_json, read_record, write_record
@@ -27,14 +26,10 @@ def derive(run: str = typer.Option(help="Run key, for instance darts-0.")) -> No
             {"name": d.name, "id": d.architecture.id, "architecture": d.architecture.to_dict(), "notes": d.notes}
             for d in found
         ]
-        write_record(
-            work.folder / "architectures.json", "architectures", {**work.head, "rule": params.rule, "architectures": rows}
-        )
-        form, size = image_form(DataSpec.from_dict(read_json(PREPARED / "spec.json"))), work.config.retrain
-        counts = {
-            d.name: count(lambda d=d: space.network(d.architecture, form, size, auxiliary=False), form.shape)
-            for d in found
-        }
+        body = {**work.head, "rule": params.rule, "architectures": rows}
+        write_record(work.folder / "architectures.json", "architectures", body)
+        form = image_form(DataSpec.from_dict(read_json(PREPARED / "spec.json")))
+        counts = {d.name: space.count(d.architecture, form, work.config.retrain) for d in found}
         work.write_metrics({name: {"params_m": c.params_m, "macs_m": c.macs_m} for name, c in counts.items()})
         work.tracker.log_artifacts([work.folder / "architectures.json"])
 

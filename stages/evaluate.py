@@ -14,7 +14,6 @@ def evaluate(run: str = typer.Option(help="Run key, for instance darts-0.")) -> 
     import time
     from statistics import fmean
 
-    from nas.complexity import count
     from nas.data.dataset import Stream, load_split
     from nas.methods.base import judge
     from nas.records import read_record, write_record
@@ -34,7 +33,7 @@ def evaluate(run: str = typer.Option(help="Run key, for instance darts-0.")) -> 
         for entry in found:
             architecture = Architecture.from_dict(entry["architecture"])
             space = get_space(architecture.space)
-            built = count(lambda: space.network(architecture, form, size, auxiliary=False), form.shape)  # noqa: B023
+            built = space.count(architecture, form, size)
             for seed in size.seeds:
                 network = space.network(architecture, form, size, auxiliary=False).to(work.device).eval()
                 load_weights(network, work.folder / "weights" / f"{entry['name']}-{seed}.safetensors")

@@ -12,6 +12,7 @@ app = typer.Typer(add_completion=False)
 def retrain(run: str = typer.Option(help="Run key, for instance darts-0.")) -> None:
     """Retrain the architectures of RUN, each with every retrain seed. Goes on from checkpoints when it was stopped."""
     from statistics import fmean
+    from typing import Any
 
     from nas.data.dataset import load_split
     from nas.records import read_record, write_json, write_record
@@ -43,7 +44,7 @@ def retrain(run: str = typer.Option(help="Run key, for instance darts-0.")) -> N
                 )
                 label = {"architecture": entry["name"], "seed": seed}
 
-                def show(row: dict, prefix: str = f"{name}." if several else "") -> None:
+                def show(row: dict[str, Any], prefix: str = f"{name}." if several else "") -> None:
                     work.tracker.log_epoch({prefix + k: v for k, v in row.items()}, step=row["epoch"])
 
                 outcome = run_loop(job, work.checkpoint(name), show)

@@ -18,9 +18,7 @@ def search(run: str = typer.Option(help="Run key, for instance darts-0.")) -> No
 
     with trial("search", run) as work:
         job = SearchJob(work.config, work.method, work.seed, PREPARED, work.device)
-        outcome = run_loop(
-            job, work.checkpoint("search"), lambda row: work.tracker.log_epoch(row, step=row["epoch"])
-        )
+        outcome = run_loop(job, work.checkpoint("search"), lambda row: work.tracker.log_epoch(row, step=row["epoch"]))
         method = job.method
         counted = {**method.passes, "macs": method.macs()}
         space = work.config.search[work.method].space

@@ -6,7 +6,7 @@ generator, which the loop seeds and checkpoints.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -35,7 +35,7 @@ class Setting:
 
     def place(self, network: nn.Module) -> nn.Module:
         """On the device, channels last: the layout of every network and batch here."""
-        return network.to(self.device, memory_format=torch.channels_last)
+        return network.to(self.device).to(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,7 @@ class WeightTrainer:
     def __init__(self, network: nn.Module, common: SearchCommon, epochs: int) -> None:
         self.common, self.epochs = common, epochs
         self.parameters = list(network.parameters())
-        self.optimiser = torch.optim.SGD(
-            self.parameters, common.lr, common.momentum, weight_decay=common.weight_decay
-        )
+        self.optimiser = torch.optim.SGD(self.parameters, common.lr, common.momentum, weight_decay=common.weight_decay)
 
     def start_epoch(self, epoch: int) -> None:
         self.optimiser.param_groups[0]["lr"] = cosine(epoch, self.epochs, self.common.lr, self.common.lr_min)
@@ -161,7 +159,7 @@ def entropy(tables: Iterable[Tensor]) -> float:
     return rows.mean().item()
 
 
-def op_counts(tables: dict[str, Tensor], names: dict[str, Sequence[Sequence[str]]]) -> dict[str, int]:
+def op_counts(tables: Mapping[str, Tensor], names: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, int]:
     """`ops.<cell type>.<op>`: on how many edges this operation has the largest share."""
     counts = {}
     for kind, table in tables.items():

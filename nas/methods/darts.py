@@ -13,7 +13,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nas.complexity import count
 from nas.config import Section
 from nas.contracts import SoftMix, Space
 from nas.data.dataset import Batch
@@ -66,7 +65,7 @@ class Method(SearchMethod[Params]):
     def alpha_step(self, train: Batch, valid: Batch) -> None:
         alphas = list(self.alphas.values())
         if self.params.order == "first":
-            gradients = torch.autograd.grad(self.loss(valid), alphas)
+            gradients = list(torch.autograd.grad(self.loss(valid), alphas))
             self.passes["valid_images"] += len(valid.labels)
         else:
             common = self.setting.common
@@ -100,17 +99,15 @@ class Method(SearchMethod[Params]):
             "valid_loss": valid_loss,
             "valid_acc": valid_acc,
             "entropy": entropy(mix.weights.values()),
-            **op_counts(dict(mix.weights), self.names),
+            **op_counts(mix.weights, self.names),
         }
 
     def search_state(self) -> dict[str, Any]:
         return {"alphas": {kind: alpha.tolist() for kind, alpha in self.alphas.items()}}
 
     def macs(self) -> int:
-        meta = {kind: torch.empty_like(alpha, device="meta") for kind, alpha in self.alphas.items()}
-        setting = self.setting
-        one = count(lambda: setting.space.supernet(setting.form, setting.common), setting.form.shape, SoftMix(meta))
-        return 3 * one.macs * sum(self.passes.values())
+        one = self.setting.space.supernet_macs(self.setting.form, self.setting.common)
+        return 3 * one * sum(self.passes.values())
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -150,30 +147,30 @@ def unrolled_gradient(
     The two losses read `weights` and `alphas` in place; the weights leave as they came, bit for bit.
     """
     start = [w.detach().clone() for w in weights]
-    descent = torch.autograd.grad(train_loss(), weights, allow_unused=True)
+    descent = gradient(train_loss(), weights)
     with torch.no_grad():
         for w, g, v in zip(weights, descent, velocity, strict=True):
-            if g is not None:
-                w -= lr * (g + weight_decay * w + (0 if v is None else momentum * v))
-    found = torch.autograd.grad(valid_loss(), [*alphas, *weights], allow_unused=True)
+            w -= lr * (g + weight_decay * w + (0 if v is None else momentum * v))
+    found = gradient(valid_loss(), [*alphas, *weights])
     direct, vector = found[: len(alphas)], found[len(alphas) :]
-    step = 0.01 / torch.stack([v.norm() for v in vector if v is not None]).norm()
+    step = 0.01 / torch.stack([v.norm() for v in vector]).norm()
 
-    def at(offset: Tensor) -> tuple[Tensor | None, ...]:
+    def alpha_gradient(offset: Tensor) -> list[Tensor]:
         with torch.no_grad():
             for w, w0, v in zip(weights, start, vector, strict=True):
-                w.copy_(w0 if v is None else w0 + offset * v)
-        return torch.autograd.grad(train_loss(), alphas, allow_unused=True)
+                w.copy_(w0 + offset * v)
+        return gradient(train_loss(), alphas)
 
-    above, below = at(step), at(-step)
+    above, below = alpha_gradient(step), alpha_gradient(-step)
     with torch.no_grad():
         for w, w0 in zip(weights, start, strict=True):
             w.copy_(w0)
-        gradients = []
-        for alpha, d, a, b in zip(alphas, direct, above, below, strict=True):
-            d, a, b = (torch.zeros_like(alpha) if g is None else g for g in (d, a, b))
-            gradients.append(d - lr * (a - b) / (2 * step))
-    return gradients
+    return [d - lr * (a - b) / (2 * step) for d, a, b in zip(direct, above, below, strict=True)]
+
+
+def gradient(loss: Tensor, variables: Sequence[Tensor]) -> list[Tensor]:
+    """d loss / d variable, zeros for one that the loss does not see."""
+    return list(torch.autograd.grad(loss, variables, allow_unused=True, materialize_grads=True))
 
 
 def derive(state: dict[str, Any], params: DeriveParams, space: Space) -> list[Derived]:

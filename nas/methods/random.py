@@ -11,9 +11,8 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from nas.complexity import count
 from nas.config import Section
-from nas.contracts import ArchitectureLike, SoftMix, Space
+from nas.contracts import Space
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, Setting, Tally, ValidPass, WeightTrainer, judge
 
@@ -31,7 +30,7 @@ class Method(SearchMethod[Params]):
     def setup(self) -> None:
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         self.candidates = [self.setting.space.random(generator) for _ in range(self.params.samples)]
-        self.candidate_macs = [network_macs(self.setting, a) for a in self.candidates]
+        self.candidate_macs = self.count_candidates()
         self.epochs_each = epochs_each(self.setting, self.candidate_macs)
         self.results: list[dict[str, Any]] = []
         self.build(0)
@@ -46,6 +45,11 @@ class Method(SearchMethod[Params]):
         network = setting.space.network(self.candidates[candidate], setting.form, setting.common, auxiliary=False)
         self.candidate, self.network = candidate, setting.place(network)
         self.trainer = WeightTrainer(self.network, setting.common, self.epochs_each)
+
+    def count_candidates(self) -> list[int]:
+        """Multiply-adds of each candidate at search size, one image."""
+        setting = self.setting
+        return [setting.space.count(a, setting.form, setting.common).macs for a in self.candidates]
 
     def start_epoch(self, epoch: int) -> None:
         super().start_epoch(epoch)
@@ -92,7 +96,7 @@ class Method(SearchMethod[Params]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.candidates = [self.setting.space.parse(a) for a in state["candidates"]]
-        self.candidate_macs = [network_macs(self.setting, a) for a in self.candidates]
+        self.candidate_macs = self.count_candidates()
         self.epochs_each = epochs_each(self.setting, self.candidate_macs)
         self.passes, self.results = dict(state["passes"]), list(state["results"])
         self.build(state["epoch"] // self.epochs_each)
@@ -101,20 +105,10 @@ class Method(SearchMethod[Params]):
         self.trainer.optimiser.load_state_dict(state["weights"])
 
 
-def network_macs(setting: Setting, architecture: ArchitectureLike) -> int:
-    """Multiply-adds of a candidate at search size, one image."""
-    return count(
-        lambda: setting.space.network(architecture, setting.form, setting.common, auxiliary=False), setting.form.shape
-    ).macs
-
-
 def epochs_each(setting: Setting, candidate_macs: Sequence[int]) -> int:
     """Epochs per candidate, the same for all, so that together they stay within the budget; at least one."""
-    tables = {kind: torch.empty(len(v), len(v[0]), device="meta") for kind, v in setting.space.variables().items()}
-    supernet = count(
-        lambda: setting.space.supernet(setting.form, setting.common), setting.form.shape, SoftMix(tables)
-    )
-    return max(1, 2 * setting.common.epochs * supernet.macs // sum(candidate_macs))
+    budget = 2 * setting.common.epochs * setting.space.supernet_macs(setting.form, setting.common)
+    return max(1, budget // sum(candidate_macs))
 
 
 def derive(state: dict[str, Any], params: DeriveParams, space: Space) -> list[Derived]:

@@ -61,7 +61,6 @@ class MixedCell(nn.Module):
     ) -> None:
         super().__init__()
         self.reference = reference
-        self.kind = "reduce" if reduce else "normal"
         self.input_0 = preprocess(c_before, channels, halve_before, affine=False)
         self.input_1 = preprocess(c_last, channels, False, affine=False)
         strides = [2 if reduce and pred < 2 else 1 for _, pred in EDGES]
@@ -90,6 +89,7 @@ class Supernet(nn.Module):
         super().__init__()
         self.stem = stem(form.channels, STEM_MULTIPLIER * size.channels)
         cells, width = [], _Widths(size)
+        self.kinds = ["reduce" if reduce else "normal" for reduce in _layout(size.cells)]
         for reduce in _layout(size.cells):
             cells.append(MixedCell(*width.next(reduce), reduce, reference))
         self.cells = nn.ModuleList(cells)
@@ -99,8 +99,8 @@ class Supernet(nn.Module):
         edges = {kind: running(mix, kind) for kind in ("normal", "reduce")}
         skip_dropout = mix.skip_dropout if isinstance(mix, SoftMix) else 0.0
         before = last = self.stem(images)
-        for cell in self.cells:
-            before, last = last, cell(before, last, edges[cell.kind], skip_dropout)
+        for kind, cell in zip(self.kinds, self.cells, strict=True):
+            before, last = last, cell(before, last, edges[kind], skip_dropout)
         return self.classifier(last.mean((2, 3)))
 
 
@@ -117,16 +117,12 @@ def running(mix: Mix, kind: str) -> list[Edge]:
 class FoundCell(nn.Module):
     """A discrete cell: two edges a node; drop path on every edge but the identities."""
 
-    def __init__(
-        self, cell: Cell, c_before: int, c_last: int, channels: int, halve_before: bool, reduce: bool
-    ) -> None:
+    def __init__(self, cell: Cell, c_before: int, c_last: int, channels: int, halve_before: bool, reduce: bool) -> None:
         super().__init__()
         self.input_0 = preprocess(c_before, channels, halve_before, affine=True)
         self.input_1 = preprocess(c_last, channels, False, affine=True)
         self.preds = tuple(pred for _, pred in cell)
-        self.ops = nn.ModuleList(
-            OPS[op](channels, 2 if reduce and pred < 2 else 1, True) for op, pred in cell
-        )
+        self.ops = nn.ModuleList(OPS[op](channels, 2 if reduce and pred < 2 else 1, True) for op, pred in cell)
 
     def forward(self, before: Tensor, last: Tensor, drop_probability: float) -> Tensor:
         states = [self.input_0(before), self.input_1(last)]

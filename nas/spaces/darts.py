@@ -18,14 +18,14 @@ class DartsSpace(Space):
     def variables(self) -> dict[str, tuple[tuple[str, ...], ...]]:
         return {kind: (PRIMITIVES,) * len(EDGES) for kind in ("normal", "reduce")}
 
-    def supernet(self, form: ImageForm, size: Size) -> nn.Module:
-        return Supernet(form, size)
+    def supernet(self, form: ImageForm, size: Size, reference: bool = False) -> nn.Module:
+        return Supernet(form, size, reference)
 
     def network(self, architecture: DartsArchitecture, form: ImageForm, size: Size, auxiliary: bool) -> nn.Module:
         return Network(architecture, form, size, auxiliary)
 
     def random(self, generator: torch.Generator) -> DartsArchitecture:
-        """Per node two distinct predecessors, uniform, each with an operation uniform over the seven other than none."""
+        """Per node two distinct predecessors, each with an operation other than none; all uniform, cells independent."""
         normal, reduce = random_cell(generator), random_cell(generator)
         return DartsArchitecture(normal=normal, reduce=reduce)
 

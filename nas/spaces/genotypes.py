@@ -35,9 +35,7 @@ GENOTYPES: dict[str, DartsArchitecture] = {
     "DARTS_V2": _darts(
         "s3-0 s3-1 | s3-0 s3-1 | s3-1 sk-0 | sk-0 d3-2", "mp-0 mp-1 | sk-2 mp-1 | mp-0 sk-2 | sk-2 mp-1"
     ),
-    "PDARTS": _darts(
-        "sk-0 d3-1 | sk-0 s3-1 | s3-1 s3-3 | s3-0 d5-4", "ap-0 s5-1 | s3-0 d5-2 | mp-0 d3-1 | d3-1 d5-3"
-    ),
+    "PDARTS": _darts("sk-0 d3-1 | sk-0 s3-1 | s3-1 s3-3 | s3-0 d5-4", "ap-0 s5-1 | s3-0 d5-2 | mp-0 d3-1 | d3-1 d5-3"),
     "EOI_GNAS": _darts(
         "s3-0 s3-1 | sk-0 s3-1 | s3-0 s5-3 | s3-1 d5-4", "s3-0 s3-1 | mp-0 s3-2 | s5-0 s5-1 | d5-2 d5-3"
     ),
@@ -47,7 +45,5 @@ GENOTYPES: dict[str, DartsArchitecture] = {
     "EOI_SEG_GNAS": _darts(
         "s3-0 s3-1 | sk-0 s3-2 | sk-1 s5-3 | sk-1 d5-4", "s3-0 s3-1 | s3-0 s5-1 | s5-0 d5-3 | d5-2 d5-3"
     ),
-    "EOI_SEG": _darts(
-        "sk-0 s5-1 | s3-0 s5-2 | s3-0 sk-2 | s3-0 mp-2", "ap-0 ap-1 | s5-1 d3-2 | s3-2 s5-3 | d5-3 s3-4"
-    ),
+    "EOI_SEG": _darts("sk-0 s5-1 | s3-0 s5-2 | s3-0 sk-2 | s3-0 mp-2", "ap-0 ap-1 | s5-1 d3-2 | s3-2 s5-3 | d5-3 s3-4"),
 }

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 Factory = Callable[[int, int, bool], nn.Module]  # channels, stride, affine
 OPS: dict[str, Factory] = {}
 
@@ -138,5 +137,3 @@ def drop_path(x: Tensor, probability: float) -> Tensor:
     keep = 1.0 - probability
     mask = torch.empty(x.shape[0], 1, 1, 1, device=x.device, dtype=x.dtype).bernoulli_(keep)
     return x * (mask / keep)
-
-

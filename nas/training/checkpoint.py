@@ -64,7 +64,7 @@ class Checkpoint:
         self.saved = time.monotonic()
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
-        """The saved state, None when there is none. A damaged file is set aside with a warning: the job starts clean."""
+        """The saved state, None when there is none. A damaged file costs a warning: the job starts clean."""
         if not self.path.exists():
             return None
         try:

@@ -21,7 +21,14 @@ class RetrainJob(Job):
     """One architecture, one retrain seed. `identity` names the trial and the architecture: it enters the seed."""
 
     def __init__(
-        self, recipe: Retrain, space: Space, architecture: Any, identity: str, seed: int, data: ImageSet, form: ImageForm
+        self,
+        recipe: Retrain,
+        space: Space,
+        architecture: Any,
+        identity: str,
+        seed: int,
+        data: ImageSet,
+        form: ImageForm,
     ) -> None:
         self.recipe = recipe
         self.name, self.device = f"retrain {identity}, seed {seed}", data.images.device
@@ -30,11 +37,9 @@ class RetrainJob(Job):
         self.epochs, self.steps, self.images = recipe.epochs, self.stream.steps, len(data)
         seed_everything("retrain", identity, seed)
         network = space.network(architecture, form, recipe, auxiliary=recipe.auxiliary_weight > 0)
-        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.parameters = list(self.network.parameters())
-        self.optimiser = torch.optim.SGD(
-            self.parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay
-        )
+        self.optimiser = torch.optim.SGD(self.parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
 
     def start_epoch(self, epoch: int) -> None:
         recipe = self.recipe
