@@ -76,13 +76,29 @@ def _draw_edges(axes: "Axes", graph: CellGraph, layout: Layout, spots: Mapping[S
 
 def _stations(start: Point, goal: Point, slots: Sequence[tuple[Spot, bool]]) -> list[Point]:
     """The points between: level through the column of the label, and of each pass that a longer bow would miss."""
-    points: list[Point] = []
-    for place, ((x, y, width), must) in enumerate(slots):
-        ahead = next(((ax - aw / 2, ay) for (ax, ay, aw), label in slots[place + 1 :] if label), goal)
-        middle = _bow(points[-1] if points else start, ahead, x)
-        if must or abs(middle - y) > STRAY:
-            points += [(x - width / 2, y), (x + width / 2, y)]
-    return points
+    kept = {place for place, (_, label) in enumerate(slots) if label}
+    while True:
+        points = [point for place in sorted(kept) for point in _level(slots[place][0])]
+        misses = {
+            place: max(abs(_along([start, *points, goal], x) - y) for x, y in _level(spot))
+            for place, (spot, _) in enumerate(slots)
+            if place not in kept
+        }
+        worst = max(misses, key=lambda place: misses[place], default=None)
+        if worst is None or misses[worst] <= STRAY:
+            return points
+        kept.add(worst)
+
+
+def _level(spot: Spot) -> tuple[Point, Point]:
+    """Where an edge enters a column and where it leaves it."""
+    x, y, width = spot
+    return (x - width / 2, y), (x + width / 2, y)
+
+
+def _along(points: Sequence[Point], x: float) -> float:
+    """Height at x of the way through the points."""
+    return next(_bow(start, end, x) for start, end in pairwise(points) if start[0] <= x <= end[0])
 
 
 def _bow(start: Point, end: Point, x: float) -> float:

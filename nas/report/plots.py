@@ -205,7 +205,7 @@ def _candidate_dots(rows: History) -> Panel:
         for index, course in candidates.items():
             shade, marker = (SERIES[0], "D") if index == best else ("#8b95a1", "o")
             axes.plot([index], _column(course[-1:], "valid_acc"), marker, color=shade, markersize=7)
-        axes.set(xlabel="Candidate", ylabel="Valid accuracy at the last epoch, %")
+        axes.set(xlabel="Candidate", ylabel="Last valid accuracy, %")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.margins(0.08)
 
