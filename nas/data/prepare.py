@@ -88,33 +88,35 @@ def pad(images: Images, size: int | None) -> Images:
 def split(data: config.Data, name: str, parts: Parts) -> Labels:
     """Ascending positions of the split's samples within its part: [n]. Raises DataError.
 
-    Stratified, the slice is taken within each class in file order: `train[:50%]` is half of every class, and
-    `train[:100]` a hundred of every class.
+    Stratified, the slice is taken of the samples in `interleaved` order, so that any slice has the part's shares.
     """
     text = getattr(data.splits, name)
     piece = config.Slice.parse(text)
     part: Part = getattr(parts, piece.part)
-    groups = _groups(part.labels, parts.class_names) if data.stratified else {"": np.arange(len(part.labels))}
-    taken = []
-    for where, group in groups.items():
-        try:
-            start, stop = piece.bounds(len(group))
-        except ValueError as error:
-            raise DataError(
-                f"params.yaml: 'data.splits.{name}' is '{text}': {error}{where}; expected at least one sample, all"
-                " within the part. Change the bounds."
-            ) from None
-        taken.append(group[start:stop])
-    indices = np.sort(np.concatenate(taken)).astype(np.int64)
+    try:
+        start, stop = piece.bounds(len(part.labels))
+    except ValueError as error:
+        raise DataError(
+            f"params.yaml: 'data.splits.{name}' is '{text}': {error}; expected at least one sample, all within the"
+            " part. Change the bounds."
+        ) from None
+    order = interleaved(part.labels) if data.stratified else np.arange(len(part.labels))
+    indices = np.sort(order[start:stop]).astype(np.int64)
     if name in FITTED:
         _refuse_missing_class(name, text, part.labels[indices], parts.class_names)
     return indices
 
 
-def _groups(labels: Labels, class_names: tuple[str, ...]) -> dict[str, Labels]:
-    """Positions of each class; classes without a sample are left out: a test part need not know them all."""
-    groups = {name: np.flatnonzero(labels == label) for label, name in enumerate(class_names)}
-    return {f" in class '{name}' (data.stratified)": group for name, group in groups.items() if len(group)}
+def interleaved(labels: Labels) -> Labels:
+    """Positions such that every stretch of them has the classes' shares, to a sample or two: [n].
+
+    Sample r of a class of n stands at (r + 1/2) / n of the way; ties keep the order of the file.
+    """
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.argsort(place, kind="stable").astype(np.int64)
 
 
 def _refuse_missing_class(name: str, text: str, labels: Labels, class_names: tuple[str, ...]) -> None:

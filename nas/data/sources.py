@@ -3,7 +3,6 @@
 Shapes: images uint8 [N, H, W, C], labels int64 [N] in 0 .. classes - 1, in the source's own order.
 """
 
-import gzip
 import hashlib
 import os
 import zipfile
@@ -139,22 +138,24 @@ def cifar100(data: config.Data, root: Path) -> Parts:
 
 @register_source("fashion-mnist")
 def fashion_mnist(data: config.Data, root: Path) -> Parts:
-    """The four official .gz files, in torchvision's folder and with its addresses and MD5s.
+    """The four official .gz files, by torchvision's loader and with its addresses and MD5s.
 
-    Torchvision compares them at the download alone and later reads unpacked copies unseen; here the packed
-    files are compared each time, and read as they are.
+    Torchvision compares them at the download alone and later trusts unpacked copies; here the packed files are
+    compared each time, and unpacked anew.
     """
     from torchvision.datasets import FashionMNIST
+    from torchvision.datasets.utils import extract_archive
 
     raw = root / "FashionMNIST" / "raw"
     for name, md5 in FashionMNIST.resources:
         _fetch(data, raw, name, md5, FashionMNIST.mirrors)
+        extract_archive(str(raw / name), str(raw))
 
-    def part(prefix: str) -> Part:
-        images = read_idx(raw / f"{prefix}-images-idx3-ubyte.gz")[..., None]
-        return Part(images, read_idx(raw / f"{prefix}-labels-idx1-ubyte.gz").astype(np.int64))
+    def part(train: bool) -> Part:
+        loaded = FashionMNIST(root, train=train)
+        return Part(loaded.data.numpy()[..., None], loaded.targets.numpy().astype(np.int64))
 
-    return Parts(part("train"), part("t10k"), tuple(FashionMNIST.classes))
+    return Parts(part(True), part(False), tuple(FashionMNIST.classes))
 
 
 def _fetch(data: config.Data, folder: Path, name: str, md5: str, mirrors: list[str]) -> None:
@@ -169,15 +170,6 @@ def _fetch(data: config.Data, folder: Path, name: str, md5: str, mirrors: list[s
             found = error
     if not check_integrity(folder / name, md5):
         raise _not_there(data, folder, f"{name} with MD5 {md5}", found)
-
-
-def read_idx(path: Path) -> Images:
-    """The uint8 array in a packed IDX file: two zeros, type 8, number of dimensions, dimensions (big-endian)."""
-    with gzip.open(path) as file:
-        content = file.read()
-    dimensions = content[3]
-    shape = np.frombuffer(content, ">u4", dimensions, offset=4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
 # arrays in one file

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas.data.sources import SOURCES, load_source, read_idx, register_source, resolve_root
+from nas.data.sources import SOURCES, load_source, register_source, resolve_root
 from nas.data.spec import DataError
 from tests.data.samples import random_arrays, saved, section
 
@@ -70,12 +70,6 @@ def test_a_changed_official_file_is_refused(tmp_path):
     (raw / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"other"))
     with pytest.raises(DataError, match=r"wrong MD5.*8d4fb7e6c68d591d4c3dfef9ec88bf0d"):
         load_source(section(name="fashion-mnist", root=str(tmp_path)))
-
-
-def test_idx_files_hold_their_form_in_front(tmp_path):
-    content = bytes([0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 6])
-    (tmp_path / "a.gz").write_bytes(gzip.compress(content))
-    assert read_idx(tmp_path / "a.gz").tolist() == [[1, 2, 3], [4, 5, 6]]
 
 
 def test_arrays_arrive_as_they_were_saved(tmp_path):
