@@ -164,4 +164,4 @@ def test_digits_are_prepared_from_the_package_alone(tmp_path):
     spec = prepare(section(), tmp_path)
     assert (spec.shape, spec.classes, spec.counts) == ((1, 8, 8), 10, {"train": 1442, "test": 355})
     assert spec.mean == pytest.approx((0.3052,), abs=1e-4)
-    assert len(json.loads((tmp_path / "splits.json").read_text())["search_train"]["indices"]) == 719
+    assert len(json.loads((tmp_path / "splits.json").read_text())["search_train"]["indices"]) == 721
