@@ -29,6 +29,7 @@ details { border: 1px solid #d8dee4; border-radius: 8px; padding: .6rem .9rem; m
 summary { cursor: pointer; font-weight: 600; } summary small { font-weight: 400; color: #57606a; }
 code { font-size: .85em; background: #f3f5f7; padding: .1em .3em; border-radius: 4px; overflow-wrap: anywhere; }
 nav a { margin-right: .8rem; } a { color: #0a58a8; }
+@media (max-width: 40rem) { table { font-size: .82rem; } th, td { padding: .35rem .35rem; } }
 @media print { details { border: 0; } }
 """
 

@@ -159,11 +159,11 @@ def notes(study: Study, rows: Sequence[Row]) -> list[str]:
         f"{DASH} where n = 1 leaves no deviation.",
         f"Noise floor: one of {study.images} test images is {100 / study.images:.2f} points of error, and the binomial "
         f"standard error of one test run at {error:.2f} % error is {floor:.2f} points. "
-        "Single networks that differ by so little differ by chance.",
+        "Single networks that differ by so little may differ by chance alone.",
         "Multiply-adds of convolutions and linear layers, one image, auxiliary head excluded, as in the parameters. "
         f"Lowest{DASH}highest where the networks of a row differ.",
         "Search cost: mean wall time of one search. Retrain cost: mean wall time of one network trained from scratch. "
-        "Both hold for the device and vary from run to run; every other figure repeats bit for bit.",
+        "Both belong to the device and vary from run to run; results.csv holds the figures that do not.",
     ]
 
 
