@@ -1,8 +1,13 @@
 """Stage `search`: train a supernet (or candidates) by one method and write all that derive needs."""
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from stages.common import PREPARED, clear_errors
+
+if TYPE_CHECKING:
+    from stages.trial import Trial
 
 app = typer.Typer(add_completion=False)
 
@@ -11,25 +16,31 @@ app = typer.Typer(add_completion=False)
 @clear_errors
 def search(run: str = typer.Option(help="Run key, for instance darts-0.")) -> None:
     """Search by the method and seed of RUN. Minutes to days; goes on from a checkpoint when it was stopped."""
-    from nas.records import write_json, write_record
-    from nas.training.loop import run as run_loop
-    from nas.training.search import SearchJob
     from stages.trial import trial
 
     with trial("search", run) as work:
-        job = SearchJob(work.config, work.method, work.seed, PREPARED, work.device)
-        outcome = run_loop(job, work.checkpoint("search"), lambda row: work.tracker.log_epoch(row, step=row["epoch"]))
-        method = job.method
-        counted = {**method.passes, "macs": method.macs()}
-        space = work.config.search[work.method].space
-        record = {**work.head, "space": space, "state": method.search_state(), "counted": counted}
-        write_record(work.folder / "search.json", "search", record)
-        write_json(work.folder / "search.history.json", outcome.history)
-        last = {name: value for name, value in outcome.history[-1].items() if not name.startswith("ops.")}
-        work.write_metrics({**last, "macs_t": counted["macs"] / 1e12})
-        images = counted["train_images"] + counted["valid_images"]
-        work.write_cost(outcome.seconds, images, outcome.resumed)
-        work.tracker.log_artifacts([work.folder / "search.json"])
+        run_search(work)
+
+
+def run_search(work: "Trial") -> None:
+    """Train, then write the records."""
+    from nas.records import write_json, write_record
+    from nas.training.loop import run as run_loop
+    from nas.training.search import SearchJob
+
+    job = SearchJob(work.config, work.method, work.seed, PREPARED, work.device)
+    outcome = run_loop(job, work.checkpoint("search"), lambda row: work.tracker.log_epoch(row, step=row["epoch"]))
+    method = job.method
+    counted = {**method.passes, "macs": method.macs()}
+    space = work.config.search[work.method].space
+    record = {**work.head, "space": space, "state": method.search_state(), "counted": counted}
+    write_record(work.folder / "search.json", "search", record)
+    write_json(work.folder / "search.history.json", outcome.history)
+    last = {name: value for name, value in outcome.history[-1].items() if not name.startswith("ops.")}
+    work.write_metrics({**last, "macs_t": counted["macs"] / 1e12})
+    images = counted["train_images"] + counted["valid_images"]
+    work.write_cost(outcome.seconds, images, outcome.resumed)
+    work.tracker.log_artifacts([work.folder / "search.json"])
 
 
 if __name__ == "__main__":

@@ -6,17 +6,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from nas.config import Config, ParamsError, parse_run_key
 from nas.records import write_json
 from nas.tracking import Tracker
-from nas.training.checkpoint import Checkpoint, Stop, workplace
-from nas.training.determinism import prepare_device
 from stages.common import RUNS, load
-from stages.lineage import checkpoints, project_root
+from stages.lineage import checkpoints
+
+if TYPE_CHECKING:
+    import torch
+
+    from nas.training.checkpoint import Checkpoint, Stop
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Trial:
     method: str
     seed: int
     config: Config
-    device: torch.device
+    device: "torch.device"
     tracker: Tracker
-    stop: Stop
+    stop: "Stop"
     cache: Path
 
     @property
@@ -42,7 +43,9 @@ class Trial:
         """How every record of the trial begins."""
         return {"key": self.key, "method": self.method, "seed": self.seed}
 
-    def checkpoint(self, job: str) -> Checkpoint:
+    def checkpoint(self, job: str) -> "Checkpoint":
+        from nas.training.checkpoint import Checkpoint
+
         return Checkpoint(self.cache / f"{job}.pt", self.stop)
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
@@ -51,6 +54,8 @@ class Trial:
 
     def write_cost(self, seconds: float, images: int, resumed: int) -> None:
         """Seconds, rate and machine: the one file of a stage that differs from run to run."""
+        import torch
+
         cost = {
             "seconds": round(seconds, 3),
             "images_per_s": round(images / max(seconds, 1e-9), 1),
@@ -72,28 +77,36 @@ def trial(verb: str, key: str) -> Iterator[Trial]:
     Raises:
         ParamsError: the key is not one of the trials that params.yaml asks for.
     """
-    config = load()
-    method, seed = parse_run_key(key)
-    if (key, method, seed) not in config.runs():
-        expected = ", ".join(run for run, _, _ in config.runs())
-        raise ParamsError(f"--run {key}: not a trial of params.yaml, which asks for {expected}")
-    device = prepare_device(config.runtime)
-    cache = checkpoints(verb, key, method, seed)
-    params = {
+    with Tracker.start() as tracker:  # before torch is imported, so that both start side by side
+        config = load()
+        method, seed = parse_run_key(key)
+        if (key, method, seed) not in config.runs():
+            expected = ", ".join(run for run, _, _ in config.runs())
+            raise ParamsError(f"--run {key}: not a trial of params.yaml, which asks for {expected}")
+
+        from nas.training.checkpoint import workplace
+        from nas.training.determinism import prepare_device
+
+        device = prepare_device(config.runtime)
+        cache = checkpoints(verb, key, method, seed)
+        with workplace(cache) as stop:
+            tracker.begin(verb, key, params_of(config, method), {}, cache.name, Path())
+            yield Trial(verb, key, method, seed, config, device, tracker, stop, cache)
+
+
+def params_of(config: Config, method: str) -> dict[str, Any]:
+    """The sections that bear on a trial, as plain values."""
+    return {
         "search": {"common": config.common.model_dump(), method: config.search[method].model_dump()},
         "derive": {method: config.derive[method].model_dump()},
         **config.model_dump(include={"runtime", "data", "retrain", "evaluate"}),
     }
-    tags = {"device": device_name(device), "torch": torch.__version__, "python": platform.python_version()}
-    with (
-        workplace(cache) as stop,
-        Tracker.open(verb, key, params, tags, cache.name, project_root()) as tracker,
-    ):
-        yield Trial(verb, key, method, seed, config, device, tracker, stop, cache)
 
 
-def device_name(device: torch.device) -> str:
+def device_name(device: "torch.device") -> str:
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
@@ -101,9 +114,11 @@ def device_name(device: torch.device) -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def peak_memory_mb(device: torch.device) -> float:
+def peak_memory_mb(device: "torch.device") -> float:
     """Peak of the device's memory, or of this process on a CPU; MiB."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device) / 2**20
     import resource
 

@@ -25,7 +25,7 @@ class DartsSpace(Space):
         return Network(architecture, form, size, auxiliary)
 
     def random(self, generator: torch.Generator) -> DartsArchitecture:
-        """Per node two distinct predecessors, each with an operation other than none; all uniform, cells independent."""
+        """Per node two distinct predecessors, each with an operation other than none; all drawn uniformly."""
         normal, reduce = random_cell(generator), random_cell(generator)
         return DartsArchitecture(normal=normal, reduce=reduce)
 

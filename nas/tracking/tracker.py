@@ -37,6 +37,28 @@ class Tracker:
             self._feeder.start()
 
     @classmethod
+    def start(cls, patience: float = PATIENCE) -> Self:
+        """Start the process, at most `patience` seconds of which closing will wait for; `begin` says what it shows.
+
+        Between the two MLflow is imported beside whatever the stage imports.
+        """
+        off = os.environ.get("NAS_TRACKING", "").lower() == "off"
+        return cls(None if off else start_worker(), patience)
+
+    def begin(
+        self, stage: str, key: str, params: Mapping[str, Any], tags: Mapping[str, str], fingerprint: str, root: Path
+    ) -> None:
+        """Show stage `stage` of trial `key`; an execution of the same fingerprint is continued.
+
+        Args:
+            params: flat or nested; dotted names in MLflow. Parameters that the run has already are left alone.
+            tags: what the caller knows: device, versions.
+            root: the project's folder; DVC_ROOT wins, because `dvc exp run --temp` works in a copy.
+        """
+        told = {"stage": stage, "key": key, "params": params, "tags": tags, "fingerprint": fingerprint}
+        self._send("open", **told, root=str(root.resolve()))
+
+    @classmethod
     def open(
         cls,
         stage: str,
@@ -47,19 +69,9 @@ class Tracker:
         root: Path,
         patience: float = PATIENCE,
     ) -> Self:
-        """Start showing stage `stage` of trial `key`; an execution of the same fingerprint is continued.
-
-        Args:
-            params: flat or nested; dotted names in MLflow. Parameters that the run has already are left alone.
-            tags: what the caller knows: device, versions.
-            root: the project's folder; DVC_ROOT wins, because `dvc exp run --temp` works in a copy.
-            patience: the most seconds that closing waits.
-        """
-        if os.environ.get("NAS_TRACKING", "").lower() == "off":
-            return cls(None, patience)
-        tracker = cls(start_worker(), patience)
-        told = {"stage": stage, "key": key, "params": params, "tags": tags, "fingerprint": fingerprint}
-        tracker._send("open", **told, root=str(root.resolve()))
+        """`start` and `begin` in one."""
+        tracker = cls.start(patience)
+        tracker.begin(stage, key, params, tags, fingerprint, root)
         return tracker
 
     def log_epoch(self, row: Mapping[str, Any], step: int) -> None:

@@ -44,8 +44,12 @@ class RetrainJob(Job):
     def start_epoch(self, epoch: int) -> None:
         recipe = self.recipe
         self.optimiser.param_groups[0]["lr"] = cosine(epoch, recipe.epochs, recipe.lr, recipe.lr_min)
-        self.network.drop_path = drop_path(epoch, recipe.epochs, recipe.drop_path)
+        self.set_drop_path(drop_path(epoch, recipe.epochs, recipe.drop_path))
         self.network.train()
+
+    def set_drop_path(self, probability: float) -> None:
+        self.drop_path = probability
+        setattr(self.network, "drop_path", probability)  # noqa: B010 (a module's attribute has no type)
 
     def step(self, epoch: int, step: int) -> Tally:
         images, labels = self.stream.batch(epoch, step)
@@ -59,19 +63,19 @@ class RetrainJob(Job):
         return Tally.of(loss, self.task.correct(logits, labels), len(labels))
 
     def end_epoch(self, epoch: int) -> Row:
-        return {"lr": self.optimiser.param_groups[0]["lr"], "drop_path": self.network.drop_path}
+        return {"lr": self.optimiser.param_groups[0]["lr"], "drop_path": self.drop_path}
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "drop_path": self.network.drop_path,
+            "drop_path": self.drop_path,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.network.drop_path = state["drop_path"]
+        self.set_drop_path(state["drop_path"])
         self.network.train()
 
 
