@@ -1,8 +1,13 @@
 """Stage `evaluate`: the one that opens the test split. Figures are those of the last epoch."""
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from stages.common import PREPARED, clear_errors
+
+if TYPE_CHECKING:
+    from stages.trial import Trial
 
 app = typer.Typer(add_completion=False)
 
@@ -11,56 +16,47 @@ app = typer.Typer(add_completion=False)
 @clear_errors
 def evaluate(run: str = typer.Option(help="Run key, for instance darts-0.")) -> None:
     """Measure the retrained networks of RUN on the test split: error, parameters, multiply-adds."""
+    from stages.trial import trial
+
+    with trial("evaluate", run) as work:
+        run_evaluate(work)
+
+
+def run_evaluate(work: "Trial") -> None:
+    """Open the test split, measure every network, then write the records."""
     import time
     from statistics import fmean
 
     from nas.data.dataset import Stream, load_split
-    from nas.methods.base import judge
     from nas.records import read_record, write_record
     from nas.spaces.architecture import Architecture
     from nas.spaces.registry import get_space
-    from nas.tasks import Classification
-    from nas.training.retrain import load_weights
+    from nas.training.retrain import load_weights, measure
     from nas.training.search import image_form
-    from stages.trial import trial
 
-    with trial("evaluate", run) as work:
-        size = work.config.retrain
-        found = read_record(work.folder / "architectures.json", "architectures")["architectures"]
-        data = load_split(PREPARED, "test", work.device)
-        form, stream = image_form(data.spec), Stream(data, work.config.evaluate.batch, None, 0)
-        results, started = [], time.monotonic()
-        for entry in found:
-            architecture = Architecture.from_dict(entry["architecture"])
-            space = get_space(architecture.space)
-            built = space.count(architecture, form, size)
-            for seed in size.seeds:
-                network = space.network(architecture, form, size, auxiliary=False).to(work.device).eval()
-                load_weights(network, work.folder / "weights" / f"{entry['name']}-{seed}.safetensors")
-                tally = judge(lambda images: network(images)[0], stream.epoch(0), Classification())  # noqa: B023
-                loss, accuracy = tally.means()
-                results.append(
-                    {
-                        "name": entry["name"],
-                        "id": entry["id"],
-                        "seed": seed,
-                        "test_acc": accuracy,
-                        "test_error": 100.0 - accuracy,
-                        "test_loss": loss,
-                        "params_m": built.params_m,
-                        "macs_m": built.macs_m,
-                    }
-                )
-        body = {**work.head, "data": data.spec.name, "images": len(data), "results": results}
-        write_record(work.folder / "evaluate.json", "evaluation", body)
-        figures = ("test_error", "test_loss", "params_m", "macs_m")
-        work.write_metrics(
-            {
-                entry["name"]: {f: fmean(r[f] for r in results if r["name"] == entry["name"]) for f in figures}
-                for entry in found
-            }
-        )
-        work.write_cost(time.monotonic() - started, len(data) * len(results), 0)
+    size = work.config.retrain
+    found = read_record(work.folder / "architectures.json", "architectures")["architectures"]
+    data = load_split(PREPARED, "test", work.device)
+    form, stream = image_form(data.spec), Stream(data, work.config.evaluate.batch, None, 0)
+    results, started = [], time.monotonic()
+    for entry in found:
+        architecture = Architecture.from_dict(entry["architecture"])
+        space = get_space(architecture.space)
+        built = space.count(architecture, form, size)
+        for seed in size.seeds:
+            network = space.network(architecture, form, size, auxiliary=False).to(work.device)
+            load_weights(network, work.folder / "weights" / f"{entry['name']}-{seed}.safetensors")
+            loss, accuracy = measure(network, stream.epoch(0))
+            figures = {"test_acc": accuracy, "test_error": 100.0 - accuracy, "test_loss": loss}
+            sizes = {"params_m": built.params_m, "macs_m": built.macs_m}
+            results.append({"name": entry["name"], "id": entry["id"], "seed": seed, **figures, **sizes})
+    seconds = time.monotonic() - started
+    body = {**work.head, "data": data.spec.name, "images": len(data), "results": results}
+    write_record(work.folder / "evaluate.json", "evaluation", body)
+    shown = ("test_error", "test_loss", "params_m", "macs_m")
+    by_name = {entry["name"]: [r for r in results if r["name"] == entry["name"]] for entry in found}
+    work.write_metrics({name: {f: fmean(r[f] for r in rows) for f in shown} for name, rows in by_name.items()})
+    work.write_cost(seconds, len(data) * len(results), 0)
 
 
 if __name__ == "__main__":

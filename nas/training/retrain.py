@@ -1,5 +1,6 @@
 """Training a found network from scratch, as a job. One recipe for every method (DARTS, cnn/train.py)."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ from torch import Tensor, nn
 
 from nas.config import Retrain
 from nas.contracts import ImageForm, Space
-from nas.data.dataset import ImageSet, Stream
-from nas.methods.base import Tally
+from nas.data.dataset import Batch, ImageSet, Stream
+from nas.methods.base import Tally, judge
 from nas.records import replacing
 from nas.schedules import cosine, drop_path
 from nas.tasks import Classification
@@ -77,6 +78,12 @@ class RetrainJob(Job):
         self.optimiser.load_state_dict(state["optimiser"])
         self.set_drop_path(state["drop_path"])
         self.network.train()
+
+
+def measure(network: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
+    """(loss in nats, accuracy in percent) of a network in evaluation mode."""
+    network.eval()
+    return judge(lambda images: network(images)[0], batches, Classification()).means()
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
