@@ -1,0 +1,83 @@
+"""`dvc repro` with several trials at a time: python -m stages.launch --jobs 2.
+
+DVC runs one stage after the other. Here each trial's stages are handed to a DVC of their own, as many trials side by
+side as there are jobs, each on a GPU of its own where CUDA_VISIBLE_DEVICES names several; a last plain `dvc repro`
+makes the report and whatever is left. Results are those of `dvc repro`: the order of the work changes no bit.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from types import FrameType
+
+import typer
+
+from stages.common import clear_errors, load
+
+STAGES = ("search", "derive", "retrain", "evaluate")
+app = typer.Typer(add_completion=False)
+
+
+class Launcher:
+    """Children in process groups of their own, so that a signal to this process reaches all of them, and DVC's."""
+
+    def __init__(self, devices: list[str]) -> None:
+        self.devices: SimpleQueue[str] = SimpleQueue()
+        for device in devices:
+            self.devices.put(device)
+        self.children: set[subprocess.Popen[bytes]] = set()
+        self.stopped = False
+
+    def run(self, *arguments: str, device: str = "") -> bool:
+        """One DVC command; whether it went well."""
+        if self.stopped:
+            return False
+        environment = os.environ | ({"CUDA_VISIBLE_DEVICES": device} if device else {})
+        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *arguments]
+        child = subprocess.Popen(command, env=environment, start_new_session=True)
+        self.children.add(child)
+        code = child.wait()
+        self.children.discard(child)
+        return code == 0
+
+    def trial(self, key: str) -> bool:
+        """The stages of one trial in their order, on the next free device; the first that fails ends the trial."""
+        device = self.devices.get()
+        try:
+            return all(self.run("-s", f"{stage}@{key}", device=device) for stage in STAGES)
+        finally:
+            self.devices.put(device)
+
+    def stop(self, signum: int, _: FrameType | None) -> None:
+        self.stopped = True
+        for child in list(self.children):
+            os.killpg(child.pid, signum)
+
+
+@app.command()
+@clear_errors
+def launch(jobs: int = typer.Option(2, min=1, help="Trials side by side.")) -> None:
+    """Run the pipeline, several trials at a time; stages that are up to date are passed over."""
+    config = load()
+    visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
+    slots = visible if len(visible) > 1 else visible * jobs or [""] * jobs
+    launcher = Launcher(slots[:jobs])
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, launcher.stop)
+    keys = [key for key, _, _ in config.runs()]
+    if not launcher.run("-s", "prepare"):
+        sys.exit(1)
+    with ThreadPoolExecutor(len(slots)) as pool:
+        outcomes = dict(zip(keys, pool.map(launcher.trial, keys), strict=True))
+    failed = [key for key, good in outcomes.items() if not good]
+    if failed:
+        print(f"error: trials that did not finish: {', '.join(failed)}; run again to go on", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(0 if launcher.run() else 1)
+
+
+if __name__ == "__main__":
+    app()
