@@ -1,0 +1,134 @@
+import pytest
+import torch
+from torch import nn
+
+from nas.complexity import Count, count, parameters
+from nas.config import Size
+from nas.contracts import ImageForm
+from nas.spaces.genotypes import GENOTYPES
+from nas.spaces.registry import get_space
+
+CIFAR10, CIFAR100 = ImageForm(3, 32, 32, 10), ImageForm(3, 32, 32, 100)
+DIGITS = ImageForm(1, 8, 8, 10)
+LARGE = Size(cells=20, channels=36)
+
+# Two counters that share no code agreed on these: id -> (CIFAR-10 parameters, MACs, CIFAR-100 parameters, one-channel).
+GOLDEN = {
+    "DARTS_V1": (3_169_414, 500_987_520, 3_221_344, 3_167_470),
+    "DARTS_V2": (3_349_342, 528_359_040, 3_401_272, 3_347_398),
+    "PDARTS": (3_433_798, 532_174_464, 3_485_728, 3_431_854),
+    "EOI_GNAS": (4_142_062, 639_172_224, 4_193_992, 4_140_118),
+    "EOI_GNAS_2": (3_525_598, 541_768_320, 3_577_528, 3_523_654),
+    "EOI_SEG_GNAS": (3_454_102, 533_031_552, 3_506_032, 3_452_158),
+    "EOI_SEG": (3_566_422, 557_002_368, 3_618_352, 3_564_478),
+}
+
+
+def network_parameters(name, form, size, auxiliary=False):
+    """Parameters of a published cell's network, which is built and never run."""
+    with torch.device("meta"):
+        return parameters(get_space("darts").network(GENOTYPES[name], form, size, auxiliary))
+
+
+def test_every_published_cell_has_its_golden_sizes():
+    assert set(GOLDEN) == set(GENOTYPES)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_parameters_and_macs_on_cifar10(name):
+    found = get_space("darts").count(GENOTYPES[name], CIFAR10, LARGE)
+    assert (found.params, found.macs) == GOLDEN[name][:2]
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_parameters_with_a_hundred_classes(name):
+    assert network_parameters(name, CIFAR100, LARGE) == GOLDEN[name][2]
+
+
+def test_golden_parameters_with_one_channel():
+    with torch.device("meta"):
+        stems = [
+            parameters(get_space("darts").network(GENOTYPES["DARTS_V2"], form, LARGE, False).stem)
+            for form in (CIFAR10, ImageForm(1, 32, 32, 10))
+        ]
+    assert stems[0] - stems[1] == 9 * 2 * 3 * 36
+    for cifar10, _, _, one_channel in GOLDEN.values():
+        assert cifar10 - one_channel == stems[0] - stems[1]
+
+
+@pytest.mark.parametrize("name", ["DARTS_V2", "EOI_SEG"])
+def test_golden_parameters_of_whole_networks_with_one_channel(name):
+    assert network_parameters(name, ImageForm(1, 32, 32, 10), LARGE) == GOLDEN[name][3]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("DARTS_V2", 37_018), ("EOI_GNAS_2", 60_450)])
+def test_golden_parameters_of_small_networks(name, expected):
+    assert network_parameters(name, CIFAR10, Size(cells=5, channels=8)) == expected
+
+
+def test_the_auxiliary_head_has_476426_parameters_and_is_not_counted():
+    with torch.device("meta"):
+        network = get_space("darts").network(GENOTYPES["DARTS_V2"], CIFAR10, LARGE, auxiliary=True)
+    assert parameters(network.auxiliary) == 476_426
+    assert parameters(network) == GOLDEN["DARTS_V2"][0] + 476_426
+
+
+@pytest.mark.parametrize(("cells", "channels", "expected"), [(8, 16, 1_930_618), (5, 16, 1_275_834), (5, 4, 136_182)])
+@pytest.mark.parametrize("reference", [False, True])
+def test_golden_parameters_of_supernets(cells, channels, expected, reference):
+    with torch.device("meta"):
+        network = get_space("darts").supernet(CIFAR10, Size(cells=cells, channels=channels), reference)
+    assert parameters(network) == expected
+
+
+class Tiny(nn.Module):
+    """Everything that counts, and what does not: norm, activation, pooling, bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.depthwise = nn.Conv2d(4, 4, 5, padding=2, groups=4, bias=False)
+        self.linear = nn.Linear(4, 7)
+
+    def forward(self, x, times=1):
+        x = self.norm(self.conv(x)).relu()
+        for _ in range(times):
+            x = self.depthwise(x)
+        return self.linear(x.mean((2, 3)))
+
+
+def test_a_small_module_has_the_macs_counted_by_hand():
+    found = count(Tiny, (3, 9, 6))  # maps of 5 x 3 after the stride
+    conv, depthwise, linear = 5 * 3 * 4 * 3 * 9, 5 * 3 * 4 * 25, 4 * 7
+    assert found == Count(params=(3 * 9 + 1) * 4 + 2 * 4 + 4 * 25 + (4 + 1) * 7, macs=conv + depthwise + linear)
+
+
+def test_a_module_counts_as_often_as_it_runs_and_gets_the_further_inputs():
+    assert count(Tiny, (3, 8, 8), 3).macs - count(Tiny, (3, 8, 8)).macs == 2 * 16 * 4 * 25
+
+
+def test_millions_are_millions():
+    assert (Count(2_500_000, 125_000).params_m, Count(2_500_000, 125_000).macs_m) == (2.5, 0.125)
+
+
+def edge_macs(c, h, w, stride):
+    """All eight operations of an edge, from the table of operations; h x w is the map they give."""
+    sep3, sep5 = 2 * (9 * c + c * c), 2 * (25 * c + c * c)
+    dil3, dil5 = 9 * c + c * c, 25 * c + c * c
+    return h * w * (sep3 + sep5 + dil3 + dil5 + (c * c if stride == 2 else 0))
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 6)])
+def test_supernet_macs_count_every_operation_as_it_is_written_down(height, width):
+    form = ImageForm(1, height, width, 10)
+    h2, w2 = -(-height // 2), -(-width // 2)
+    h4, w4 = -(-h2 // 2), -(-w2 // 2)
+    stem = height * width * 9 * 1 * 6
+    # Three cells: normal (C = 2), reduction (4), reduction (8); the inputs of a cell are brought to its width.
+    normal = height * width * (6 * 2 + 6 * 2) + 14 * edge_macs(2, height, width, 1)
+    first = height * width * (6 * 4 + 8 * 4) + 8 * edge_macs(4, h2, w2, 2) + 6 * edge_macs(4, h2, w2, 1)
+    # The older input still has the map of the cell before the reduction, and is halved.
+    second = h2 * w2 * (8 * 8 + 16 * 8) + 8 * edge_macs(8, h4, w4, 2) + 6 * edge_macs(8, h4, w4, 1)
+    expected = stem + normal + first + second + 32 * 10
+    assert get_space("darts").supernet_macs(form, Size(cells=3, channels=2)) == expected

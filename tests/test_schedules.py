@@ -1,0 +1,39 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.schedules import cosine, drop_path
+
+EPOCHS = st.integers(1, 1000)
+RATES = st.floats(1e-6, 1.0)
+
+
+@given(EPOCHS, st.floats(0, 0.99))
+def test_drop_path_starts_at_zero_and_grows_evenly_to_less_than_its_largest(epochs, largest):
+    values = [drop_path(epoch, epochs, largest) for epoch in range(epochs)]
+    assert values[0] == 0
+    assert values == sorted(values)
+    assert all(value == pytest.approx(largest * e / epochs) for e, value in enumerate(values))
+    if largest > 1e-300:
+        assert values[-1] < largest
+
+
+@given(EPOCHS, RATES, st.floats(0, 1))
+def test_the_cosine_starts_at_its_first_value_and_falls_to_above_its_last(epochs, first, share):
+    last = first * share
+    values = [cosine(epoch, epochs, first, last) for epoch in range(epochs)]
+    assert values[0] == pytest.approx(first, rel=1e-12)
+    assert all(after <= before * (1 + 1e-12) for before, after in zip(values, values[1:], strict=False))
+    assert values[-1] >= last * (1 - 1e-12)
+
+
+@given(st.integers(1, 500), RATES)
+def test_half_way_the_cosine_is_half_way(half, first):
+    assert cosine(half, 2 * half, first, 0.0) == pytest.approx(first / 2)
+    assert cosine(half, 2 * half, first, first / 3) == pytest.approx(first * 2 / 3)
+
+
+def test_the_cosine_is_one_and_not_a_line():
+    assert cosine(1, 3, 0.4, 0.0) == pytest.approx(0.3)
+    assert cosine(2, 3, 0.4, 0.0) == pytest.approx(0.1)
+    assert cosine(0, 7, 0.025, 0.001) == 0.025
