@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 NAME ?=
+# Trials side by side, one CPU thread (or one of CUDA_VISIBLE_DEVICES) each.
+JOBS ?= 2
 # Two test processes of one thread each: the suite's worth of work on a laptop or a small CI machine.
 PYTEST_ARGS ?= -n 2
 
@@ -35,8 +37,8 @@ $(STAMP): requirements.lock
 	@$(INSTALL) -r $<
 	@touch $@
 
-repro: setup ## run the pipeline, or what is stale of it, and print the table
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+repro: setup ## dvc repro, JOBS trials at a time: what is stale runs; then print the table
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.launch --jobs $(JOBS)
 	@cat report/table.md
 	@echo "Figures, cells and provenance: report/index.html"
 

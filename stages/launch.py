@@ -64,6 +64,9 @@ def launch(jobs: int = typer.Option(2, min=1, help="Trials side by side.")) -> N
     config = load()
     visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
     slots = visible if len(visible) > 1 else visible * jobs or [""] * jobs
+    if subprocess.run([sys.executable, "-m", "dvc", "status", "--quiet"], check=False).returncode == 0:
+        print("Everything is up to date.")
+        return
     launcher = Launcher(slots[:jobs])
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, launcher.stop)
