@@ -181,9 +181,20 @@ class AuxiliaryHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
-        # adaptive pooling of 8x8 would take 4x4 windows; DARTS takes 5x5 windows three apart
-        x = F.avg_pool2d(x, 5, 3) if x.shape[-2:] == (8, 8) else F.adaptive_avg_pool2d(x, 2)
+        # on 8x8 DARTS takes 5x5 windows three apart, quarters would be 4x4
+        x = F.avg_pool2d(x, 5, 3) if x.shape[-2:] == (8, 8) else quarters(x)
         return self.classifier(self.features(x).flatten(1))
+
+
+def quarters(x: Tensor) -> Tensor:
+    """Means of the four quarters, [B, C, H, W] -> [B, C, 2, 2]; odd sides share their middle line.
+
+    The same as adaptive_avg_pool2d(x, 2), whose gradient on a GPU is not deterministic.
+    """
+    height, width = x.shape[-2:]
+    rows = (slice(0, (height + 1) // 2), slice(height // 2, height))
+    columns = (slice(0, (width + 1) // 2), slice(width // 2, width))
+    return torch.stack([torch.stack([x[..., r, c].mean((-2, -1)) for c in columns], -1) for r in rows], -2)
 
 
 def stem(c_in: int, c_out: int) -> nn.Module:
