@@ -43,7 +43,8 @@ def ui(port: int = typer.Option(5000, help="Of 127.0.0.1.")) -> None:
         typer.echo("MLFLOW_TRACKING_URI names a server: open that address")
         return
     View(HERE)
-    command = ["mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    where = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    command = ["mlflow", "ui", *where, "--workers", "1"]  # one reader; each worker imports MLflow anew
     os.execv(sys.executable, [sys.executable, "-m", *command])  # noqa: S606 (no shell is the point)
 
 
