@@ -1,0 +1,62 @@
+"""A search that takes milliseconds a step, for every method: presets/digits.yaml with a tiny supernet."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.config import SearchCommon, read_yaml
+from nas.contracts import ImageForm
+from nas.data.dataset import Batch
+from nas.methods import METHODS, method_module, sections
+from nas.methods.base import Setting
+from nas.spaces.registry import get_space
+
+PRESET = read_yaml(Path(__file__).parents[2] / "presets" / "digits.yaml")["search"]
+FORM = ImageForm(1, 8, 8, 3)
+STEPS = 2
+# What shortens a method's search: its further ways are tested beside its first.
+SHORT: dict[str, list[dict[str, Any]]] = {
+    "random": [{"samples": 4}],
+    "darts": [{"warmup_epochs": 1}, {"order": "second", "warmup_epochs": 0}],
+}
+CASES = [(name, changes) for name in METHODS for changes in SHORT.get(name, [{}])]
+
+
+def common(**changes: Any) -> SearchCommon:
+    small = {"epochs": 2, "batch": 4, "cells": 3, "channels": 2}
+    return SearchCommon.model_validate({**PRESET["common"], **small, **changes})
+
+
+def setting(**changes: Any) -> Setting:
+    return Setting(get_space("darts"), FORM, common(**changes), torch.device("cpu"), steps=STEPS)
+
+
+def build(name: str, seed: int = 0, method: dict[str, Any] | None = None, **changes: Any) -> Any:
+    """A method at the start of its search, as SearchJob builds it."""
+    params = sections()[0][name].model_validate({**PRESET[name], **(method or {})})
+    torch.manual_seed(seed)
+    return method_module(name).Method(params, setting(**changes))
+
+
+def batch(seed: int, count: int = 4) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(count, FORM.channels, FORM.height, FORM.width, generator=generator)
+    return Batch(images.contiguous(memory_format=torch.channels_last), torch.arange(count) % FORM.classes)
+
+
+def valid_pass() -> Any:
+    return iter([batch(1000), batch(1001, count=3)])
+
+
+def advance(method: Any, first: int, last: int) -> list[dict[str, Any]]:
+    """Steps `first` to `last` (excluded), counted over all epochs, with the epochs' ends; the rows."""
+    rows = []
+    for count in range(first, last):
+        epoch, step = divmod(count, STEPS)
+        if step == 0:
+            method.start_epoch(epoch)
+        method.step(batch(2 * count), batch(2 * count + 1))
+        if step == STEPS - 1:
+            rows.append(method.end_epoch(valid_pass))
+    return rows

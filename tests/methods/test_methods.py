@@ -1,0 +1,123 @@
+"""What every method must do. A new method is tested by being in METHODS and in presets/digits.yaml."""
+
+import io
+import json
+import math
+
+import pytest
+import torch
+
+from nas.config import Section, read_yaml
+from nas.methods import METHODS, method_module, sections
+from nas.methods.base import Derived, SearchMethod
+from nas.records import canonical
+from nas.spaces.architecture import Architecture
+from nas.spaces.registry import get_space
+from tests.methods.settings import CASES, STEPS, advance, build
+
+EVERY = pytest.mark.parametrize(("name", "changes"), CASES, ids=str)
+
+
+def test_the_sections_of_every_method_are_frozen_and_whole():
+    for models in sections():
+        assert list(models) == list(METHODS)
+        assert all(issubclass(model, Section) for model in models.values())
+        assert all(field.is_required() for model in models.values() for field in model.model_fields.values())
+
+
+def test_an_unknown_method_is_answered_with_the_known_ones():
+    with pytest.raises(KeyError, match=f"method 'dart' is not built in; built in: {', '.join(METHODS)}"):
+        method_module("dart")
+
+
+def saved(state):
+    """The state after its way through a checkpoint."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def assert_equal(found, expected, where=""):
+    """The same types, keys and bits."""
+    assert type(found) is type(expected), where
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected), where
+    elif isinstance(expected, dict):
+        assert list(found) == list(expected), where
+        for key, value in expected.items():
+            assert_equal(found[key], value, f"{where}.{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected), where
+        for index, value in enumerate(expected):
+            assert_equal(found[index], value, f"{where}.{index}")
+    else:
+        assert found == expected, where
+
+
+@EVERY
+@pytest.mark.parametrize("stop", [1, STEPS, STEPS + 1])
+def test_a_search_that_goes_on_elsewhere_ends_with_the_same_bits(name, changes, stop):
+    undisturbed = build(name, method=changes)
+    advance(undisturbed, 0, stop)
+    rng, state = torch.get_rng_state(), saved(undisturbed.state_dict())
+    rows = advance(undisturbed, stop, 2 * STEPS)
+    goes_on = build(name, seed=99, method=changes)
+    goes_on.load_state_dict(state)
+    torch.set_rng_state(rng)
+    assert_equal(advance(goes_on, stop, 2 * STEPS), rows)
+    assert_equal(saved(goes_on.state_dict()), saved(undisturbed.state_dict()))
+
+
+@EVERY
+def test_a_whole_search_leaves_a_record_that_derive_reads(name, changes):
+    method = build(name, method=changes, epochs=1)
+    assert isinstance(method, SearchMethod)
+    rows = advance(method, 0, method.epochs * STEPS)
+    assert len(rows) == method.epochs
+    assert all(isinstance(v, int | float) and math.isfinite(v) for row in rows for v in row.values())
+    assert {"lr", "valid_loss", "valid_acc"} <= set(rows[-1])
+    state = method.search_state()
+    text = canonical(state)  # refuses NaN
+    assert json.loads(text) == state
+    assert method.macs() > 0
+    assert method.passes["train_images"] >= 4 * STEPS * method.epochs
+
+    space, model = get_space(method.params.space), sections()[1][name]
+    rules = model.model_fields["rule"].annotation.__args__
+    for rule in rules:
+        others = derive_section(name) | {"rule": rule}
+        found = method_module(name).derive(json.loads(text), model.model_validate(others), space)
+        assert found
+        assert len({d.name for d in found}) == len(found)
+        for derived in found:
+            assert isinstance(derived, Derived)
+            assert Architecture.from_dict(derived.architecture.to_dict()).id == derived.architecture.id
+            canonical(derived.notes)
+
+
+def derive_section(name):
+    from tests.test_habits import PROJECT
+
+    return read_yaml(PROJECT / "presets/digits.yaml")["derive"][name]
+
+
+@EVERY
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(name, changes):
+    first, again, other = (build(name, seed, changes) for seed in (0, 0, 1))
+    for method in (first, again, other):
+        torch.manual_seed(5)
+        advance(method, 0, STEPS)
+    assert_equal(saved(again.state_dict()), saved(first.state_dict()))
+    with pytest.raises(AssertionError):
+        assert_equal(saved(other.state_dict()), saved(first.state_dict()))
+
+
+@EVERY
+def test_the_learning_rate_falls_and_the_weights_learn(name, changes):
+    method = build(name, method=changes)
+    before = [p.detach().clone() for p in method.trainer.parameters]
+    rows = advance(method, 0, STEPS)
+    assert rows[0]["lr"] == method.setting.common.lr
+    assert any(not torch.equal(a, b) for a, b in zip(before, method.trainer.parameters, strict=True))
+    assert advance(method, STEPS, 2 * STEPS)[0]["lr"] < rows[0]["lr"]

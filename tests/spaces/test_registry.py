@@ -1,0 +1,68 @@
+"""What every space must do. A new space is tested by being in SPACES."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from nas.config import Size
+from nas.contracts import HardMix, ImageForm, SoftMix
+from nas.spaces.architecture import Architecture
+from nas.spaces.registry import SPACES, get_space, register_space
+
+FORM, SIZE = ImageForm(1, 8, 8, 3), Size(cells=3, channels=2)
+IMAGES, LABELS = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
+
+
+def train_a_step(network, logits_of):
+    optimiser = torch.optim.SGD(network.parameters(), 0.1)
+    before = [p.detach().clone() for p in network.parameters()]
+    logits = logits_of()
+    assert logits.shape == (4, FORM.classes)
+    cross_entropy(logits, LABELS).backward()
+    optimiser.step()
+    assert any(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    assert all(p.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_space_trains_a_step_of_its_supernet_by_soft_and_hard_mixes(name):
+    space = get_space(name)
+    tables = {
+        kind: torch.full((len(v), len(v[0])), 1 / len(v[0])).requires_grad_() for kind, v in space.variables().items()
+    }
+    network = space.supernet(FORM, SIZE)
+    train_a_step(network, lambda: network(IMAGES, SoftMix(tables)))
+    assert all(table.grad is not None and table.grad.abs().sum() > 0 for table in tables.values())
+    choices = {kind: [len(v[0]) - 1] * len(v) for kind, v in space.variables().items()}
+    train_a_step(network, lambda: network(IMAGES, HardMix(choices)))
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_space_draws_architectures_that_come_back_count_and_train_a_step(name):
+    space = get_space(name)
+    drawn = space.random(torch.Generator().manual_seed(0))
+    again = space.parse(drawn.to_dict())
+    assert again == Architecture.from_dict(drawn.to_dict()) == drawn
+    assert (again.id, drawn.to_dict()["space"], space.name) == (drawn.id, name, name)
+    network = space.network(again, FORM, SIZE, auxiliary=False)
+    found = space.count(again, FORM, SIZE)
+    assert found.params == sum(p.numel() for p in network.parameters())
+    assert 0 < found.macs < space.supernet_macs(FORM, SIZE)
+    train_a_step(network, lambda: network(IMAGES)[0])
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_space_assembles_an_architecture_from_scored_edges(name):
+    space = get_space(name)
+    edges = {kind: [(len(v[0]) - 1, 1.0 / (1 + e)) for e in range(len(v))] for kind, v in space.variables().items()}
+    assert Architecture.from_dict(space.assemble(edges).to_dict()).id == space.assemble(edges).id
+
+
+def test_a_name_can_be_taken_only_once():
+    with pytest.raises(ValueError, match="'darts' is already registered"):
+        register_space("darts")(type(get_space("darts")))
+
+
+def test_an_unknown_space_is_answered_with_the_known_ones():
+    with pytest.raises(KeyError, match=f"space 'dart' is not built in; built in: {', '.join(SPACES)}"):
+        get_space("dart")
