@@ -1,0 +1,110 @@
+"""Two small projects, each run once and shared by all test processes; a test that changes anything works on a copy."""
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.project import Project, environment, make
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this test session see."""
+    if keep := os.environ.get("KEEPDEV"):
+        return Path(keep)
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own) / "pipeline"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def once(shared: Path, name: str, build: Callable[[Project], str], wait: bool = True) -> Project | None:
+    """The project of that name, built by the first process that asks; None when another builds it and `wait` is off."""
+    folder, log = shared / name / "project", shared / name / "log"
+    folder.parent.mkdir(exist_ok=True)
+    with (shared / f"{name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return None
+        if not log.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            log.write_text(build(make(folder, shared / "home")))
+    return Project(folder, environment(shared / "home"))
+
+
+def build_plain(project: Project) -> str:
+    said = project.dvc("repro")
+    project.commit()
+    return said
+
+
+def build_tracked(project: Project) -> str:
+    del project.environment["NAS_TRACKING"]
+    said = project.dvc("repro", "--no-run-cache")
+    project.commit()
+    return said
+
+
+@pytest.fixture(scope="session")
+def base(shared: Path) -> Project:
+    """The whole pipeline run without MLflow, and committed."""
+    found = once(shared, "base", build_plain, wait=False)
+    if found is None:  # another process is at it: make the other one meanwhile
+        once(shared, "tracked", build_tracked)
+        found = once(shared, "base", build_plain)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="session")
+def tracked(shared: Path) -> Project:
+    """The whole pipeline run in another clone, with a cache of its own and with MLflow."""
+    found = once(shared, "tracked", build_tracked)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="session")
+def base_log(base: Project) -> str:
+    """What DVC and the stages said when `base` ran."""
+    return (base.folder.parent / "log").read_text()
+
+
+@pytest.fixture
+def clone(base: Project, tmp_path: Path) -> Project:
+    return base.copy(tmp_path / "clone")
+
+
+@pytest.fixture(scope="session")
+def wired(shared: Path) -> Project:
+    """The pipeline run with stubs in place of the stages (see stub.py): DVC's decisions without torch."""
+    python = shared / "stub" / "python"
+    if not python.exists():
+        python.parent.mkdir(exist_ok=True)
+        beside = python.with_name(str(os.getpid()))
+        beside.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).with_name("stub.py")}" "$@"\n')
+        beside.chmod(0o755)
+        beside.replace(python)
+
+    def build(project: Project) -> str:
+        return with_stubs(project).dvc("repro")
+
+    def with_stubs(project: Project) -> Project:
+        project.environment["PATH"] = f"{python.parent}{os.pathsep}{project.environment['PATH']}"
+        return project
+
+    found = once(shared, "wired", build)
+    assert found is not None
+    return with_stubs(found)
+
+
+@pytest.fixture
+def stub(wired: Project, tmp_path: Path) -> Project:
+    """A copy of `wired`."""
+    return wired.copy(tmp_path / "clone")

@@ -1,0 +1,79 @@
+"""The whole pipeline once: what it leaves, that it is quiet afterwards, and that a second clone makes the same bits."""
+
+import json
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.project import family, is_clocked, ran
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
+
+KEYS = ("random-0", "darts-0")
+STAGES = {"prepare", "report"} | family("random-0") | family("darts-0")
+DATE = re.compile(rb"\b20\d\d-[01]\d-[0-3]\d\b|\b[0-2]\d:[0-5]\d:[0-5]\d\b")
+
+
+def test_two_clones_make_the_same_bits_whether_tracked_or_not(base, tracked):
+    assert base.results() == tracked.results()
+    assert len(base.results()) > 20
+    differ = {path for path, md5 in base.outs().items() if tracked.outs()[path] != md5}
+    assert {path for path in differ if path.endswith(".cost.json")}, "no clock differs: are these two runs?"
+
+
+def test_a_fresh_clone_ends_with_every_record_and_a_report(base, base_log):
+    assert ran(base_log) == STAGES
+    assert set(base.lock()) == STAGES
+    missing = [path for path in base.outs() if not base.path(path).exists()]
+    assert not missing
+    for key in KEYS:
+        folder = base.path(f"runs/{key}")
+        records = {"search.json", "architectures.json", "retrain.json", "evaluate.json"}
+        metrics = {f"{verb}.metrics.json" for verb in ("search", "derive", "retrain", "evaluate")}
+        costs = {f"{verb}.cost.json" for verb in ("search", "retrain", "evaluate")}
+        histories = {"search.history.json", "retrain.history.json"}
+        assert {path.name for path in folder.glob("*.json")} == records | metrics | costs | histories
+        assert list(folder.glob("weights/*.safetensors"))
+        evaluated = json.loads((folder / "evaluate.json").read_text())
+        assert evaluated["images"] == 60
+        assert all(0 <= result["test_error"] <= 100 for result in evaluated["results"])
+    page = base.path("report/index.html").read_text()
+    assert all(method in page for method in ("random", "darts"))
+    assert list(base.path("report/figures").iterdir())
+    assert not base.checkpoints()
+    tracked = base.run("git", "ls-files").splitlines()
+    assert {"dvc.lock", "runs/darts-0/search.history.json", "runs/darts-0/evaluate.metrics.json"} <= set(tracked)
+    assert not [path for path in tracked if path.startswith("data/prepared/") or path.endswith(".safetensors")]
+
+
+def test_a_second_repro_runs_nothing(base, clone):
+    before = clone.path("dvc.lock").read_bytes()
+    said = clone.dvc("repro")
+    assert said.count("didn't change, skipping") == len(STAGES)
+    assert not ran(said)
+    assert clone.path("dvc.lock").read_bytes() == before
+    assert clone.run("git", "status", "--porcelain") == ""
+
+
+def test_lost_outputs_come_back_from_the_cache_without_running(clone):
+    for name in ("runs/darts-0/search.json", "runs/random-0/evaluate.json", "report/index.html"):
+        clone.path(name).unlink()
+    said = clone.dvc("repro")
+    assert not ran(said)
+    assert said.count("is cached - skipping run") == 3
+    assert all(clone.path(path).exists() for path in clone.outs())
+
+
+def test_results_hold_no_path_no_host_and_no_clock(base):
+    host = socket.gethostname().encode()
+    private = [str(base.folder).encode(), str(Path.home()).encode() + b"/"] + ([host] if len(host) > 4 else [])
+    for name in base.outs():
+        path = base.path(name)
+        for file in path.rglob("*") if path.is_dir() else [path]:
+            content = file.read_bytes()
+            found = [text for text in private if text in content]
+            assert not found, f"{file}: {found}"
+            clock = None if is_clocked(name) else DATE.search(content)
+            assert clock is None, f"{file}: {clock}"

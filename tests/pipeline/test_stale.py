@@ -1,0 +1,145 @@
+"""What DVC runs after a change, and that a checkpoint's fingerprint sees the same change.
+
+DVC and dvc.yaml are the real ones; the stages are stubs (see stub.py) whose outputs change when anything changes that
+dvc.yaml lets them read. So the sets below are the most that a change may run.
+"""
+
+import shutil
+from typing import Any
+
+import dvc.api
+import pytest
+
+from stages import lineage
+from tests.pipeline.project import dotted, family, ran
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
+
+RANDOM, DARTS = family("random-0"), family("darts-0")
+SEARCHES = {"search@random-0", "search@darts-0"}
+ALL = RANDOM | DARTS | {"prepare", "report"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("search.darts.alpha_lr", 0.01, DARTS | {"report"}),
+        ("search.random.samples", 3, RANDOM | {"report"}),
+        ("search.common.lr", 0.05, ALL - {"prepare"}),
+        ("derive.darts.rule", "top2_without_none", DARTS - SEARCHES | {"report"}),
+        ("retrain.epochs", 7, ALL - SEARCHES - {"prepare", "derive@random-0", "derive@darts-0"}),
+        ("retrain.channels", 4, ALL - SEARCHES - {"prepare"}),
+        ("evaluate.batch", 7, {"evaluate@random-0", "evaluate@darts-0", "report"}),
+        ("seeds", [0, 1], family("random-1") | family("darts-1") | {"report"}),
+        ("methods", ["random"], {"report"}),
+    ],
+)
+def test_a_changed_parameter_runs_what_reads_it(stub, name, value, expected):
+    stub.set({name: value})
+    assert ran(stub.dvc("repro")) == expected
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("params.yaml", set()),
+        ("nas/methods/darts.py", DARTS | {"report"}),
+        ("nas/report/style.py", {"report"}),
+        ("nas/config.py", set()),
+    ],
+)
+def test_a_comment_runs_what_has_the_file_as_a_dependency(stub, file, expected):
+    with stub.path(file).open("a") as text:
+        text.write("\n# a remark\n")
+    assert ran(stub.dvc("repro")) == expected
+
+
+def test_a_parameter_set_back_comes_from_the_run_cache(stub):
+    before = stub.results()
+    stub.set({"evaluate.batch": 7})
+    stub.dvc("repro")
+    stub.set({"evaluate.batch": 256})
+    assert not ran(stub.dvc("repro"))
+    assert stub.results() == before
+
+
+def test_a_dry_run_names_the_stale_stages_and_touches_nothing(stub):
+    before = stub.path("dvc.lock").read_bytes()
+    assert not ran(stub.dvc("repro", "--dry"))
+    stub.set({"search.darts.alpha_lr": 0.01})
+    assert "search@darts-0" in ran(stub.dvc("repro", "--dry"))
+    assert stub.path("dvc.lock").read_bytes() == before
+    assert all(stub.path(out).exists() for out in stub.outs())
+
+
+def test_a_clone_without_data_knows_whether_the_evidence_is_current(stub):
+    shutil.rmtree(stub.path(".dvc/cache"))
+    for path in (*stub.path("data/prepared").iterdir(), *stub.path("runs").glob("*/*e.json"), stub.path("report")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    said = stub.dvc("repro", "--dry", "--allow-missing", code=0)
+    assert "Running stage" not in said
+    assert "ERROR" not in said
+    stub.set({"evaluate.batch": 7})
+    said = stub.dvc("repro", "--dry", "--allow-missing", code=255)
+    assert "ERROR" in said
+
+
+@pytest.mark.parametrize("verb", ["search", "derive", "retrain", "evaluate"])
+@pytest.mark.parametrize("method", ["random", "darts"])
+def test_a_fingerprint_reads_what_dvc_tracks(wired, monkeypatch, verb, method):
+    monkeypatch.chdir(wired.folder)
+    seen: dict[str, Any] = {}
+
+    def take(content, length):
+        seen.update(content)
+        return "id"
+
+    monkeypatch.setattr(lineage, "content_id", take)
+    lineage.fingerprint(verb, f"{method}-0", method, 0)
+    tracked = dvc.api.params_show(stages=f"{verb}@{method}-0", repo=str(wired.folder))
+    assert dict(dotted(nested(seen["params"]))) == dict(dotted(tracked))
+    locked = wired.lock()[f"{verb}@{method}-0"]
+    assert set(seen["deps"]) == {dep["path"] for dep in locked["deps"]}
+    assert locked["cmd"].split()[2:] == [f"stages.{verb}", "--run", f"{method}-0"]
+
+
+def nested(leaves):
+    """{"search.common": {...}} -> {"search": {"common": {...}}}."""
+    tree: dict[str, Any] = {}
+    for name, value in leaves.items():
+        *parents, last = name.split(".")
+        section = tree
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[last] = value
+    return tree
+
+
+def test_another_parameter_code_or_input_is_another_fingerprint(stub, monkeypatch):
+    monkeypatch.chdir(stub.folder)
+
+    def found():
+        return lineage.fingerprint("retrain", "darts-0", "darts", 0)
+
+    seen = [found()]
+    stub.set({"evaluate.batch": 7})
+    assert found() == seen[0], "retrain does not read evaluate.batch"
+    stub.set({"retrain.epochs": 7})
+    seen.append(found())
+    for file in ("nas/training/loop.py", "nas/spaces/ops.py", "runs/darts-0/architectures.json"):
+        with stub.path(file).open("a") as text:
+            text.write("\n")
+        seen.append(found())
+    seen.append(lineage.fingerprint("retrain", "random-0", "random", 0))
+    assert len(set(seen)) == len(seen)
+
+
+def test_a_copy_elsewhere_keeps_the_fingerprint(stub, wired, monkeypatch):
+    found = []
+    for project in (wired, stub):
+        monkeypatch.chdir(project.folder)
+        found.append(lineage.fingerprint("search", "darts-0", "darts", 0))
+    assert found[0] == found[1]
