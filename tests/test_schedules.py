@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ def test_the_cosine_starts_at_its_first_value_and_falls_to_above_its_last(epochs
     last = first * share
     values = [cosine(epoch, epochs, first, last) for epoch in range(epochs)]
     assert values[0] == pytest.approx(first, rel=1e-12)
-    assert all(after <= before * (1 + 1e-12) for before, after in zip(values, values[1:], strict=False))
+    assert all(after <= before * (1 + 1e-12) for before, after in pairwise(values))
     assert values[-1] >= last * (1 - 1e-12)
 
 

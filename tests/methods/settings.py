@@ -12,7 +12,8 @@ from nas.methods import METHODS, method_module, sections
 from nas.methods.base import Setting
 from nas.spaces.registry import get_space
 
-PRESET = read_yaml(Path(__file__).parents[2] / "presets" / "digits.yaml")["search"]
+TREE = read_yaml(Path(__file__).parents[2] / "presets" / "digits.yaml")
+PRESET, PRESET_DERIVE = TREE["search"], TREE["derive"]
 FORM = ImageForm(1, 8, 8, 3)
 STEPS = 2
 # What shortens a method's search: its further ways are tested beside its first.

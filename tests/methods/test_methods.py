@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
-from nas.config import Section, read_yaml
+from nas.config import Section
 from nas.methods import METHODS, method_module, sections
 from nas.methods.base import Derived, SearchMethod
 from nas.records import canonical
 from nas.spaces.architecture import Architecture
 from nas.spaces.registry import get_space
-from tests.methods.settings import CASES, STEPS, advance, build
+from tests.methods.settings import CASES, PRESET_DERIVE, STEPS, advance, build
 
 EVERY = pytest.mark.parametrize(("name", "changes"), CASES, ids=str)
 
@@ -56,17 +56,22 @@ def assert_equal(found, expected, where=""):
 
 
 @EVERY
-@pytest.mark.parametrize("stop", [1, STEPS, STEPS + 1])
-def test_a_search_that_goes_on_elsewhere_ends_with_the_same_bits(name, changes, stop):
-    undisturbed = build(name, method=changes)
-    advance(undisturbed, 0, stop)
-    rng, state = torch.get_rng_state(), saved(undisturbed.state_dict())
-    rows = advance(undisturbed, stop, 2 * STEPS)
-    goes_on = build(name, seed=99, method=changes)
-    goes_on.load_state_dict(state)
-    torch.set_rng_state(rng)
-    assert_equal(advance(goes_on, stop, 2 * STEPS), rows)
-    assert_equal(saved(goes_on.state_dict()), saved(undisturbed.state_dict()))
+def test_a_search_that_goes_on_elsewhere_ends_with_the_same_bits(name, changes):
+    undisturbed, rows, kept = build(name, method=changes), [], []
+    for step in range(2 * STEPS):
+        rows += advance(undisturbed, step, step + 1)
+        kept.append((saved(undisturbed.state_dict()), torch.get_rng_state()))
+    elsewhere = build(name, seed=99, method=changes)
+    for step in (0, STEPS - 1, STEPS):  # within an epoch, at its end, and in the next one
+        state, rng = kept[step]
+        elsewhere.load_state_dict(state)
+        assert_equal(saved(elsewhere.state_dict()), state)
+        torch.set_rng_state(rng)
+        assert_equal(advance(elsewhere, step + 1, 2 * STEPS), rows[(step + 1) // STEPS :])
+        assert_equal(saved(elsewhere.state_dict()), kept[-1][0])
+    with pytest.raises(AssertionError):
+        assert_equal(kept[-1][0], kept[-2][0])
+    assert rows[0]["lr"] == undisturbed.setting.common.lr > rows[1]["lr"]
 
 
 @EVERY
@@ -86,7 +91,7 @@ def test_a_whole_search_leaves_a_record_that_derive_reads(name, changes):
     space, model = get_space(method.params.space), sections()[1][name]
     rules = model.model_fields["rule"].annotation.__args__
     for rule in rules:
-        others = derive_section(name) | {"rule": rule}
+        others = PRESET_DERIVE[name] | {"rule": rule}
         found = method_module(name).derive(json.loads(text), model.model_validate(others), space)
         assert found
         assert len({d.name for d in found}) == len(found)
@@ -94,30 +99,3 @@ def test_a_whole_search_leaves_a_record_that_derive_reads(name, changes):
             assert isinstance(derived, Derived)
             assert Architecture.from_dict(derived.architecture.to_dict()).id == derived.architecture.id
             canonical(derived.notes)
-
-
-def derive_section(name):
-    from tests.test_habits import PROJECT
-
-    return read_yaml(PROJECT / "presets/digits.yaml")["derive"][name]
-
-
-@EVERY
-def test_the_same_seed_gives_the_same_bits_and_another_seed_others(name, changes):
-    first, again, other = (build(name, seed, changes) for seed in (0, 0, 1))
-    for method in (first, again, other):
-        torch.manual_seed(5)
-        advance(method, 0, STEPS)
-    assert_equal(saved(again.state_dict()), saved(first.state_dict()))
-    with pytest.raises(AssertionError):
-        assert_equal(saved(other.state_dict()), saved(first.state_dict()))
-
-
-@EVERY
-def test_the_learning_rate_falls_and_the_weights_learn(name, changes):
-    method = build(name, method=changes)
-    before = [p.detach().clone() for p in method.trainer.parameters]
-    rows = advance(method, 0, STEPS)
-    assert rows[0]["lr"] == method.setting.common.lr
-    assert any(not torch.equal(a, b) for a, b in zip(before, method.trainer.parameters, strict=True))
-    assert advance(method, STEPS, 2 * STEPS)[0]["lr"] < rows[0]["lr"]

@@ -1,5 +1,3 @@
-import pytest
-
 from nas.methods.random import DeriveParams, derive, epochs_each
 from nas.spaces.architecture import DartsArchitecture
 from nas.spaces.genotypes import GENOTYPES
@@ -7,8 +5,8 @@ from nas.spaces.registry import get_space
 from tests.methods.settings import STEPS, advance, build, setting
 
 
-@pytest.mark.parametrize(("samples", "epochs"), [(2, 1), (4, 2), (7, 3)])
-def test_all_candidates_together_spend_the_budget_and_one_epoch_more_would_exceed_it(samples, epochs):
+def test_all_candidates_together_spend_the_budget_and_one_epoch_more_would_exceed_it():
+    samples, epochs = 5, 2
     method = build("random", method={"samples": samples}, epochs=epochs)
     space, form, common = method.setting.space, method.setting.form, method.setting.common
     budget = 2 * epochs * space.supernet_macs(form, common)
@@ -19,10 +17,10 @@ def test_all_candidates_together_spend_the_budget_and_one_epoch_more_would_excee
 
 
 def test_even_more_candidates_than_the_budget_allows_train_for_an_epoch():
-    macs = setting().space.supernet_macs(setting().form, setting().common)
-    assert epochs_each(setting(epochs=1), [2 * macs]) == 1
-    assert epochs_each(setting(epochs=1), [2 * macs + 1]) == 1
-    assert epochs_each(setting(epochs=3), [macs, macs]) == 3
+    here = setting(epochs=3)
+    macs = here.space.supernet_macs(here.form, here.common)
+    assert epochs_each(here, [macs, macs]) == 3
+    assert epochs_each(here, [6 * macs + 1]) == 1
 
 
 def test_every_candidate_is_valid_trained_by_its_own_schedule_and_judged_once():
