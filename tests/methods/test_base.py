@@ -31,7 +31,7 @@ def test_operations_count_where_they_have_the_largest_share():
 def test_a_tally_weighs_batches_by_their_images():
     small = Tally.of(torch.tensor(4.0), torch.tensor(1), 1)
     large = Tally.of(torch.tensor(1.0), torch.tensor(0), 3)
-    assert (small + large).means() == (pytest.approx(7 / 4), 25.0)
+    assert (small + large).means() == pytest.approx((7 / 4, 25.0))
 
 
 def test_judging_is_the_loss_and_the_hits_over_all_images():

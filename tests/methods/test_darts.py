@@ -26,7 +26,8 @@ class Problem:
         draw = partial(torch.randn, generator=generator, dtype=torch.float64)
         self.weights = [draw(3).requires_grad_(), draw(2, 2).requires_grad_()]
         self.alphas = [draw(3).requires_grad_(), draw(2).requires_grad_()]
-        self.velocity = [draw(3), None]
+        self.momentum = draw(3)
+        self.velocity = [self.momentum, None]
         self.rough = rough
 
     def train(self, weights=None, alphas=None):
@@ -97,7 +98,7 @@ def test_the_virtual_step_is_the_step_that_sgd_would_take():
 
     expected = [w.detach().clone().requires_grad_() for w in problem.weights]
     optimiser = torch.optim.SGD(expected, LR, MOMENTUM, weight_decay=DECAY)
-    optimiser.state[expected[0]]["momentum_buffer"] = problem.velocity[0].clone()
+    optimiser.state[expected[0]]["momentum_buffer"] = problem.momentum.clone()
     problem.train(expected).backward()
     optimiser.step()
     unrolled_gradient(
@@ -109,10 +110,10 @@ def test_the_virtual_step_is_the_step_that_sgd_would_take():
 
 def test_the_weights_and_the_velocity_leave_as_they_came():
     problem = Problem()
-    before = copy.deepcopy((problem.weights, problem.velocity[0]))
+    before = copy.deepcopy((problem.weights, problem.momentum))
     problem.found()
     assert all(torch.equal(a, b) for a, b in zip(before[0], problem.weights, strict=True))
-    assert torch.equal(before[1], problem.velocity[0])
+    assert torch.equal(before[1], problem.momentum)
     assert all(w.grad is None for w in problem.weights)
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ def test_a_whole_search_leaves_a_record_that_derive_reads(name, changes):
     assert method.passes["train_images"] >= 4 * STEPS * method.epochs
 
     space, model = get_space(method.params.space), sections()[1][name]
-    rules = model.model_fields["rule"].annotation.__args__
+    rules = get_args(model.model_fields["rule"].annotation)
     for rule in rules:
         others = PRESET_DERIVE[name] | {"rule": rule}
         found = method_module(name).derive(json.loads(text), model.model_validate(others), space)

@@ -1,0 +1,109 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas.training.checkpoint import BusyError, Checkpoint, Interrupted, Stop, workplace
+
+PROJECT = Path(__file__).parents[2]
+HOLDER = """
+import sys
+from pathlib import Path
+from nas.training.checkpoint import workplace
+with workplace(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def holder(folder):
+    """Another process that works in the folder until its input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)],
+        cwd=PROJECT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_workplace_takes_one_process_at_a_time(tmp_path):
+    folder = tmp_path / "f1"
+    with holder(folder) as other:
+        with pytest.raises(BusyError, match=f"^process {other.pid} already works on this stage"), workplace(folder):
+            pytest.fail("two at work")
+        assert folder.exists()
+        other.kill()
+        other.communicate()
+    with workplace(folder):  # the lock of a dead process holds nobody up
+        assert (folder / "lock").read_text() == str(os.getpid())
+
+
+def test_a_workplace_is_removed_when_the_work_ends_well(tmp_path):
+    with workplace(tmp_path / "a" / "f1") as stop:
+        Checkpoint(tmp_path / "a" / "f1" / "search.pt", stop).save({"epoch": 1})
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [Interrupted(15), ValueError("a fault"), KeyboardInterrupt()])
+def test_a_workplace_is_kept_when_the_work_ends_otherwise(tmp_path, error):
+    folder = tmp_path / "f1"
+
+    def work():
+        with workplace(folder) as stop:
+            Checkpoint(folder / "search.pt", stop).save({"epoch": 1})
+            raise error
+
+    with pytest.raises(type(error)):
+        work()
+    assert Checkpoint(folder / "search.pt", Stop()).load(torch.device("cpu")) == {"epoch": 1}
+    with workplace(folder):
+        pass
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_noted_and_obeyed_at_the_next_step_after_a_checkpoint(tmp_path, signum):
+    before = signal.getsignal(signum)
+    with Stop() as stop:
+        checkpoint = Checkpoint(tmp_path / "job.pt", stop)
+        checkpoint.step(lambda: {"step": 1})
+        assert not checkpoint.path.exists(), "within the minute nothing is saved"
+        os.kill(os.getpid(), signum)
+        with pytest.raises(Interrupted, match=f"stopped by {signum.name}") as stopped:
+            checkpoint.step(lambda: {"step": 2})
+    assert stopped.value.exit_code == 128 + signum
+    assert stopped.value.mlflow_status == "KILLED"
+    assert checkpoint.load(torch.device("cpu")) == {"step": 2}
+    assert signal.getsignal(signum) is before
+
+
+def test_a_step_saves_when_it_is_time(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "job.pt", Stop(), every=0.05)
+    time.sleep(0.06)
+    checkpoint.step(lambda: {"step": 1})
+    checkpoint.path.unlink()
+    checkpoint.step(lambda: {"step": 2})
+    assert not checkpoint.path.exists()
+
+
+def test_a_save_that_fails_leaves_the_old_checkpoint_and_nothing_else(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "job.pt", Stop())
+    checkpoint.save({"epoch": 1, "w": torch.arange(3.0)})
+    with pytest.raises(Exception, match="pickle"):
+        checkpoint.save({"epoch": 2, "w": lambda: None})
+    state = checkpoint.load(torch.device("cpu"))
+    assert state is not None
+    assert (state["epoch"], state["w"].tolist()) == (1, [0.0, 1.0, 2.0])
+    assert list(tmp_path.iterdir()) == [checkpoint.path]
+
+
+def test_without_a_file_there_is_no_state(tmp_path):
+    assert Checkpoint(tmp_path / "job.pt", Stop()).load(torch.device("cpu")) is None

@@ -1,0 +1,157 @@
+"""The loop over real jobs: a search and a retraining on a few digits."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas.records import canonical
+from nas.training.checkpoint import Checkpoint, Interrupted, Stop
+from nas.training.loop import DivergedError, Job, Row, run
+
+JOBS = ["search", "retrain"]
+
+
+@pytest.fixture
+def build(search_job, retrain_job):
+    """kind, seed -> a job at its start."""
+    return lambda kind, seed=0: search_job(seed=seed) if kind == "search" else retrain_job(seed=seed)
+
+
+class StopsAt(Job):
+    """A job that, as a signal would, asks to stop after some of its steps."""
+
+    def __init__(self, job, stop, steps):
+        self.job, self.stop, self.left = job, stop, steps
+        self.name, self.device, self.epochs, self.steps, self.images = (
+            job.name, job.device, job.epochs, job.steps, job.images
+        )  # fmt: skip
+
+    def start_epoch(self, epoch):
+        self.job.start_epoch(epoch)
+
+    def step(self, epoch, step):
+        self.left -= 1
+        if self.left == 0:
+            self.stop.signum = 15
+        return self.job.step(epoch, step)
+
+    def end_epoch(self, epoch):
+        return self.job.end_epoch(epoch)
+
+    def state_dict(self):
+        return self.job.state_dict()
+
+    def load_state_dict(self, state):
+        self.job.load_state_dict(state)
+
+
+def flat(value, where=""):
+    """Every leaf of a state by its place; tensors as their bytes."""
+    if isinstance(value, torch.Tensor):
+        return {where: (value.dtype, tuple(value.shape), value.detach().contiguous().numpy().tobytes())}
+    if isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: v for key, inner in items for k, v in flat(inner, f"{where}/{key}").items()}
+    return {where: value}
+
+
+def undisturbed(build, kind, tmp_path, seed=0):
+    job = build(kind, seed)
+    outcome = run(job, Checkpoint(tmp_path / f"undisturbed-{seed}", Stop()), lambda row: None)
+    assert outcome.resumed == 0
+    return outcome.history, flat(job.state_dict()), torch.get_rng_state()
+
+
+def go(build, kind, path, steps, on_row):
+    """One process' share: to the end, or to its stop after so many steps; the outcome (None when stopped), the job."""
+    stop = Stop()
+    torch.manual_seed(0)  # whatever this process drew before
+    job = build(kind)
+    try:
+        return run(StopsAt(job, stop, steps), Checkpoint(path, stop), on_row), job
+    except Interrupted:
+        return None, job
+
+
+@pytest.mark.parametrize("kind", JOBS)
+def test_a_job_stopped_at_every_kth_step_ends_with_the_same_bits(build, kind, tmp_path):
+    history, state, rng = undisturbed(build, kind, tmp_path)
+    total = build(kind).steps * build(kind).epochs
+    for k in range(1, total + 1):
+        path: Path = tmp_path / f"every-{k}"
+        rows: list[Row] = []
+        for _ in range(total // k):
+            outcome, _ = go(build, kind, path, k, rows.append)
+            assert outcome is None
+            assert path.exists()
+        outcome, job = go(build, kind, path, k, rows.append)
+        assert outcome.resumed == total // k
+        assert outcome.history == rows == history
+        assert flat(job.state_dict()) == state
+        assert torch.equal(torch.get_rng_state(), rng)
+
+
+@pytest.mark.parametrize("kind", JOBS)
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(build, kind, tmp_path):
+    first, again, other = (undisturbed(build, kind, tmp_path / str(n), seed) for n, seed in enumerate((0, 0, 1)))
+    assert again[:2] == first[:2]
+    assert other[0] != first[0]
+    assert other[1] != first[1]
+
+
+def test_a_finished_job_is_not_trained_again(build, tmp_path):
+    history, state, _ = undisturbed(build, "retrain", tmp_path)
+    job = build("retrain")
+    rows: list[Row] = []
+    outcome = run(job, Checkpoint(tmp_path / "undisturbed-0", Stop()), rows.append)
+    assert (outcome.history, outcome.resumed, rows) == (history, 1, [])
+    assert flat(job.state_dict()) == state
+
+
+def test_the_history_has_a_row_per_epoch_in_the_names_of_the_design(build, tmp_path):
+    history, _, _ = undisturbed(build, "retrain", tmp_path)
+    assert [row["epoch"] for row in history] == [0, 1]
+    assert [row["drop_path"] for row in history] == [0.0, pytest.approx(0.15)]
+    assert all(set(row) == {"epoch", "lr", "drop_path", "train_loss", "train_acc"} for row in history)
+    assert history[0]["lr"] > history[1]["lr"] > 0
+    assert all(0 <= row["train_acc"] <= 100 and math.isfinite(row["train_loss"]) for row in history)
+    searched, _, _ = undisturbed(build, "search", tmp_path / "search")
+    assert {"epoch", "lr", "train_loss", "train_acc", "valid_loss", "valid_acc", "entropy"} < set(searched[0])
+    canonical(searched)
+
+
+@pytest.mark.parametrize("damage", ["nothing in it", "not a checkpoint", "its head alone", "a forbidden type"])
+def test_a_damaged_checkpoint_costs_a_warning_and_the_job_starts_clean(build, damage, tmp_path, capsys):
+    history, state, _ = undisturbed(build, "retrain", tmp_path)
+    path = tmp_path / "undisturbed-0"
+    if damage == "nothing in it":
+        path.write_bytes(b"")
+    elif damage == "not a checkpoint":
+        path.write_bytes(b"\x00garbage" * 100)
+    elif damage == "its head alone":
+        path.write_bytes(path.read_bytes()[:-500])
+    else:
+        torch.save({"epoch": Checkpoint}, path)
+    capsys.readouterr()
+    job = build("retrain")
+    outcome = run(job, Checkpoint(path, Stop()), lambda row: None)
+    assert f"warning: checkpoint {path} cannot be read" in capsys.readouterr().err
+    assert (outcome.history, outcome.resumed) == (history, 0)
+    assert flat(job.state_dict()) == state
+
+
+def test_a_loss_that_is_no_number_ends_the_job_and_names_the_cure(retrain_job, checkpoint):
+    job = retrain_job(lr=1e30, clip=1e30)
+    with pytest.raises(
+        DivergedError, match=r"^retrain darts-0 main, seed 0: the training loss of epoch 0 is .*; lower"
+    ):
+        run(job, checkpoint, lambda row: None)
+
+
+def test_a_job_says_where_it_is(build, checkpoint, capsys):
+    run(build("retrain"), checkpoint, lambda row: None)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[1].split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+    assert lines[1].endswith("ETA 0:00:00")

@@ -1,0 +1,75 @@
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nas.contracts import ImageForm
+from nas.data.dataset import Stream, load_split
+from nas.spaces.genotypes import GENOTYPES
+from nas.spaces.registry import get_space
+from nas.training.loop import run
+from nas.training.retrain import load_weights, measure, save_weights
+
+FORM = ImageForm(1, 8, 8, 10)
+
+
+def test_saved_weights_measure_as_before_and_hold_no_auxiliary_head(
+    retrain_job, config, prepared, checkpoint, tmp_path
+):
+    job = retrain_job()
+    run(job, checkpoint, lambda row: None)
+    assert any(name.startswith("auxiliary.") for name in job.network.state_dict())
+    path = tmp_path / "weights" / "main-0.safetensors"
+    save_weights(job.network, path)
+    assert not [name for name in load_file(path) if "auxiliary" in name]
+
+    test = Stream(load_split(prepared, "test", torch.device("cpu")), 8, None, 0)
+    before = measure(job.network, test.epoch(0))
+    network = get_space("darts").network(GENOTYPES["PDARTS"], FORM, config.retrain, auxiliary=False)
+    assert measure(network, test.epoch(0)) != before
+    load_weights(network, path)
+    assert measure(network, test.epoch(0)) == before
+    assert not network.training
+    again = tmp_path / "again.safetensors"
+    save_weights(network, again)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_measuring_changes_nothing(retrain_job, prepared):
+    job = retrain_job()
+    before = {name: value.clone() for name, value in job.network.state_dict().items()}
+    measure(job.network, Stream(load_split(prepared, "test", torch.device("cpu")), 8, None, 0).epoch(0))
+    assert all(torch.equal(value, before[name]) for name, value in job.network.state_dict().items())
+
+
+def test_the_schedules_follow_the_epoch(retrain_job):
+    job = retrain_job(epochs=4, lr=0.4, lr_min=0.0, drop_path=0.2)
+    found = []
+    for epoch in range(4):
+        job.start_epoch(epoch)
+        found.append((*job.end_epoch(epoch).values(), job.network.drop_path))
+    rates, tops, set_on_network = zip(*found, strict=True)
+    assert rates == pytest.approx((0.4, 0.4 * (0.5 + 0.5**0.5 / 2), 0.2, 0.4 * (0.5 - 0.5**0.5 / 2)))
+    assert tops == set_on_network == pytest.approx((0.0, 0.05, 0.1, 0.15))
+
+
+def test_the_auxiliary_weight_enters_the_gradient_and_not_the_reported_loss(retrain_job):
+    jobs = [retrain_job(auxiliary_weight=weight) for weight in (0.4, 4.0)]
+    tallies = []
+    for job in jobs:
+        job.start_epoch(0)
+        torch.manual_seed(0)
+        tallies.append(job.step(0, 0))
+    assert tallies[0].means() == tallies[1].means()
+    stems = [job.network.stem[0].weight for job in jobs]
+    assert not torch.equal(stems[0], stems[1])
+    assert retrain_job(auxiliary_weight=0.0).network.auxiliary is None
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"identity": "darts-1 main"}])
+def test_another_seed_or_trial_starts_from_other_weights_and_sees_other_batches(retrain_job, changes):
+    first, again, other = retrain_job(), retrain_job(), retrain_job(**changes)
+    weights = [job.network.stem[0].weight for job in (first, again, other)]
+    batches = [job.stream.batch(0, 0).images for job in (first, again, other)]
+    for same, another in (weights[:2], weights[::2]), (batches[:2], batches[::2]):
+        assert torch.equal(*same)
+        assert not torch.equal(*another)
