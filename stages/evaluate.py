@@ -29,7 +29,6 @@ def run_evaluate(work: "Trial") -> None:
 
     from nas.data.dataset import Stream, load_split
     from nas.records import read_record, write_record
-    from nas.spaces.architecture import Architecture
     from nas.spaces.registry import get_space
     from nas.training.retrain import load_weights, measure
     from nas.training.search import image_form
@@ -40,8 +39,8 @@ def run_evaluate(work: "Trial") -> None:
     form, stream = image_form(data.spec), Stream(data, work.config.evaluate.batch, None, 0)
     results, started = [], time.monotonic()
     for entry in found:
-        architecture = Architecture.from_dict(entry["architecture"])
-        space = get_space(architecture.space)
+        space = get_space(entry["architecture"]["space"])
+        architecture = space.parse(entry["architecture"])
         built = space.count(architecture, form, size)
         for seed in size.seeds:
             network = space.network(architecture, form, size, auxiliary=False).to(work.device)

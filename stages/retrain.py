@@ -28,7 +28,6 @@ def run_retrain(work: "Trial") -> None:
 
     from nas.data.dataset import load_split
     from nas.records import read_record, write_json, write_record
-    from nas.spaces.architecture import Architecture
     from nas.spaces.registry import get_space
     from nas.training.loop import run as run_loop
     from nas.training.retrain import RetrainJob, save_weights
@@ -40,13 +39,13 @@ def run_retrain(work: "Trial") -> None:
     history, results, seconds, resumed = [], [], 0.0, 0
     several = len(found) * len(recipe.seeds) > 1
     for entry in found:
-        architecture = Architecture.from_dict(entry["architecture"])
+        space = get_space(entry["architecture"]["space"])
         for seed in recipe.seeds:
             name = f"{entry['name']}-{seed}"
             job = RetrainJob(
                 recipe,
-                get_space(architecture.space),
-                architecture,
+                space,
+                space.parse(entry["architecture"]),
                 f"{work.key} {entry['name']}",
                 seed,
                 data,
