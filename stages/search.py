@@ -1,6 +1,6 @@
 """Stage `search`: train a supernet (or candidates) by one method and write all that derive needs."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -35,12 +35,18 @@ def run_search(work: "Trial") -> None:
     space = work.config.search[work.method].space
     record = {**work.head, "space": space, "state": method.search_state(), "counted": counted}
     write_record(work.folder / "search.json", "search", record)
-    write_json(work.folder / "search.history.json", outcome.history)
+    write_json(work.folder / "search.history.json", filled(outcome.history))
     last = {name: value for name, value in outcome.history[-1].items() if not name.startswith("ops.")}
     work.write_metrics({**last, "macs_t": counted["macs"] / 1e12})
     images = counted["train_images"] + counted["valid_images"]
     work.write_cost(outcome.seconds, images, outcome.resumed)
     work.tracker.log_artifacts([work.folder / "search.json"])
+
+
+def filled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the same keys in each, null where a row had no such figure: `dvc plots` draws no others."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return [{name: row.get(name) for name in names} for row in rows]
 
 
 if __name__ == "__main__":
