@@ -15,8 +15,6 @@ from tests.pipeline.project import Project, environment, make
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all processes of this test session see."""
-    if keep := os.environ.get("KEEPDEV"):
-        return Path(keep)
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own) / "pipeline"
     folder.mkdir(exist_ok=True)

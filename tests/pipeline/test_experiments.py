@@ -14,9 +14,9 @@ pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
 
 def shown(project):
-    """The rows of `dvc exp show`, by the experiment's name."""
+    """The rows of `dvc exp show`, by the name of experiment or branch."""
     rows = csv.DictReader(io.StringIO(project.dvc("exp", "show", "--csv")))
-    return {row["Experiment"]: row for row in rows if row["Experiment"]}
+    return {row["Experiment"] or row["rev"]: row for row in rows}
 
 
 def test_metrics_plots_and_parameters_are_shown(clone):
@@ -26,9 +26,9 @@ def test_metrics_plots_and_parameters_are_shown(clone):
         for verb in ("search", "derive", "retrain", "evaluate"):
             name = f"{verb}.metrics.json"
             assert metrics[f"runs/{method}-0/{name}"]["data"] == json.loads((folder / name).read_text())
-    page = clone.dvc("plots", "show", "--out", "plots").strip().removeprefix("file://")
+    said = clone.dvc("plots", "show", "--out", "plots")
+    assert "WARNING" not in said, said  # of a file that is left out
     text = clone.path("plots/index.html").read_text()
-    assert page.endswith("plots/index.html")
     for key in ("random-0", "darts-0"):
         assert f"search {key}" in text
         assert f"retrain {key}" in text
@@ -41,9 +41,9 @@ def test_an_experiment_runs_what_its_change_touches(stub):
     stub.commit()
     said = stub.dvc("exp", "run", "-n", "faster", "-S", "search.darts.alpha_lr=0.01")
     assert ran(said) == {f"{verb}@darts-0" for verb in ("search", "derive", "retrain", "evaluate")} | {"report"}
-    row = shown(stub)["faster"]
-    assert row["search.darts.alpha_lr"] == "0.01"
-    assert shown(stub)["main"]["search.darts.alpha_lr"] == "0.003"
+    rows = shown(stub)
+    assert rows["faster"]["search.darts.alpha_lr"] == "0.01"
+    assert rows["main"]["search.darts.alpha_lr"] == "0.003"
 
 
 def test_a_queued_experiment_keeps_database_and_checkpoints_in_the_main_repository(clone):
