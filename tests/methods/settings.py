@@ -18,7 +18,7 @@ FORM = ImageForm(1, 8, 8, 3)
 STEPS = 2
 # What shortens a method's search: its further ways are tested beside its first.
 SHORT: dict[str, list[dict[str, Any]]] = {
-    "random": [{"samples": 4}],
+    "random": [{"samples": 2}],
     "darts": [{"warmup_epochs": 1}, {"order": "second", "warmup_epochs": 0}],
 }
 CASES = [(name, changes) for name in METHODS for changes in SHORT.get(name, [{}])]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nas.methods.darts import DeriveParams, derive, gradient, strongest_ops, unrolled_gradient
 from nas.spaces.architecture import EDGES, PRIMITIVES
 from nas.spaces.registry import get_space
-from tests.methods.settings import STEPS, advance, batch, build, valid_pass
+from tests.methods.settings import batch, build, valid_pass
 
 LR, MOMENTUM, DECAY = 0.1, 0.9, 0.3
 
@@ -182,15 +182,14 @@ def test_none_is_never_derived_and_ties_take_the_lower_operation(rows, rule):
 def test_alphas_rest_during_the_warm_up_and_learn_after_it(order):
     method = build("darts", method={"warmup_epochs": 1, "order": order})
     start = {kind: alpha.detach().clone() for kind, alpha in method.alphas.items()}
-    advance(method, 0, STEPS)
+    method.start_epoch(0)
+    method.step(batch(0), batch(1))
     assert all(torch.equal(start[kind], alpha) for kind, alpha in method.alphas.items())
-    assert method.passes == {"train_images": 4 * STEPS, "valid_images": 0}
-    advance(method, STEPS, 2 * STEPS)
+    assert method.passes == {"train_images": 4, "valid_images": 0}
+    method.start_epoch(1)
+    method.step(batch(0), batch(1, count=3))
     assert all((start[kind] != alpha).any() for kind, alpha in method.alphas.items())
-    further = 3 * 4 * STEPS if order == "second" else 0
-    assert method.passes == {"train_images": 2 * 4 * STEPS + further, "valid_images": 4 * STEPS}
-    one = method.setting.space.supernet_macs(method.setting.form, method.setting.common)
-    assert method.macs() == 3 * one * sum(method.passes.values())
+    assert method.passes == {"train_images": 2 * 4 + (3 * 4 if order == "second" else 0), "valid_images": 3}
 
 
 def test_alphas_start_small_and_the_mix_of_every_edge_sums_to_one():
@@ -203,6 +202,12 @@ def test_alphas_start_small_and_the_mix_of_every_edge_sums_to_one():
     for weights in method.mix().weights.values():
         torch.testing.assert_close(weights.sum(-1), torch.ones(14))
         assert (weights > 0).all()
+
+
+def test_an_image_costs_the_supernet_three_times():
+    method = build("darts")
+    method.passes = {"train_images": 5, "valid_images": 2}
+    assert method.macs() == 3 * 7 * method.setting.space.supernet_macs(method.setting.form, method.setting.common)
 
 
 def test_the_architecture_step_comes_first_and_sees_the_valid_batch():

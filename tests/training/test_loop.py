@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas.records import canonical
 from nas.training.checkpoint import Checkpoint, Interrupted, Stop
 from nas.training.loop import DivergedError, Job, Row, run
 
@@ -58,8 +57,9 @@ def flat(value, where=""):
 
 
 def undisturbed(build, kind, tmp_path, seed=0):
+    """History, final state and generator of a job that nothing stops; its last checkpoint is `tmp_path/undisturbed`."""
     job = build(kind, seed)
-    outcome = run(job, Checkpoint(tmp_path / f"undisturbed-{seed}", Stop()), lambda row: None)
+    outcome = run(job, Checkpoint(tmp_path / "undisturbed", Stop()), lambda row: None)
     assert outcome.resumed == 0
     return outcome.history, flat(job.state_dict()), torch.get_rng_state()
 
@@ -78,7 +78,9 @@ def go(build, kind, path, steps, on_row):
 @pytest.mark.parametrize("kind", JOBS)
 def test_a_job_stopped_at_every_kth_step_ends_with_the_same_bits(build, kind, tmp_path):
     history, state, rng = undisturbed(build, kind, tmp_path)
-    total = build(kind).steps * build(kind).epochs
+    names = {"search": {"valid_loss", "valid_acc", "entropy"}, "retrain": {"drop_path"}}[kind]
+    assert names | {"epoch", "lr", "train_loss", "train_acc"} <= set(history[0])
+    total = 3 * len(history)
     for k in range(1, total + 1):
         path: Path = tmp_path / f"every-{k}"
         rows: list[Row] = []
@@ -93,9 +95,8 @@ def test_a_job_stopped_at_every_kth_step_ends_with_the_same_bits(build, kind, tm
         assert torch.equal(torch.get_rng_state(), rng)
 
 
-@pytest.mark.parametrize("kind", JOBS)
-def test_the_same_seed_gives_the_same_bits_and_another_seed_others(build, kind, tmp_path):
-    first, again, other = (undisturbed(build, kind, tmp_path / str(n), seed) for n, seed in enumerate((0, 0, 1)))
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(build, tmp_path):
+    first, again, other = (undisturbed(build, "retrain", tmp_path / str(n), seed) for n, seed in enumerate((0, 0, 1)))
     assert again[:2] == first[:2]
     assert other[0] != first[0]
     assert other[1] != first[1]
@@ -105,7 +106,7 @@ def test_a_finished_job_is_not_trained_again(build, tmp_path):
     history, state, _ = undisturbed(build, "retrain", tmp_path)
     job = build("retrain")
     rows: list[Row] = []
-    outcome = run(job, Checkpoint(tmp_path / "undisturbed-0", Stop()), rows.append)
+    outcome = run(job, Checkpoint(tmp_path / "undisturbed", Stop()), rows.append)
     assert (outcome.history, outcome.resumed, rows) == (history, 1, [])
     assert flat(job.state_dict()) == state
 
@@ -117,15 +118,12 @@ def test_the_history_has_a_row_per_epoch_in_the_names_of_the_design(build, tmp_p
     assert all(set(row) == {"epoch", "lr", "drop_path", "train_loss", "train_acc"} for row in history)
     assert history[0]["lr"] > history[1]["lr"] > 0
     assert all(0 <= row["train_acc"] <= 100 and math.isfinite(row["train_loss"]) for row in history)
-    searched, _, _ = undisturbed(build, "search", tmp_path / "search")
-    assert {"epoch", "lr", "train_loss", "train_acc", "valid_loss", "valid_acc", "entropy"} < set(searched[0])
-    canonical(searched)
 
 
 @pytest.mark.parametrize("damage", ["nothing in it", "not a checkpoint", "its head alone", "a forbidden type"])
 def test_a_damaged_checkpoint_costs_a_warning_and_the_job_starts_clean(build, damage, tmp_path, capsys):
     history, state, _ = undisturbed(build, "retrain", tmp_path)
-    path = tmp_path / "undisturbed-0"
+    path = tmp_path / "undisturbed"
     if damage == "nothing in it":
         path.write_bytes(b"")
     elif damage == "not a checkpoint":
