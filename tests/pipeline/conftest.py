@@ -32,7 +32,18 @@ def once(shared: Path, name: str, build: Callable[[Project], str], wait: bool = 
             return None
         if not log.exists():
             shutil.rmtree(folder, ignore_errors=True)
-            log.write_text(build(make(folder, shared / "home")))
+            log.write_text(build(seed(shared).copy(folder)))
+    return Project(folder, environment(shared / "home"))
+
+
+def seed(shared: Path) -> Project:
+    """What all of them are copies of: the working tree at one moment, whatever is edited in it meanwhile."""
+    folder = shared / "seed"
+    with (shared / "seed.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / ".git" / "refs" / "heads" / "main").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder, shared / "home")
     return Project(folder, environment(shared / "home"))
 
 
