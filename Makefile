@@ -17,6 +17,8 @@ INSTALL := $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_NUM_THREADS := 1
+# Every stage is a process of its own; without bytecode files each would compile torch and MLflow anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup repro status ui preset test smoke lint format type check lock clean
