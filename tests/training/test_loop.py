@@ -81,7 +81,7 @@ def test_a_job_stopped_at_every_kth_step_ends_with_the_same_bits(build, kind, tm
     names = {"search": {"valid_loss", "valid_acc", "entropy"}, "retrain": {"drop_path"}}[kind]
     assert names | {"epoch", "lr", "train_loss", "train_acc"} <= set(history[0])
     total = 3 * len(history)
-    for k in range(1, total + 1):
+    for k in (1, 2, 4)[: len(history) + 1]:
         path: Path = tmp_path / f"every-{k}"
         rows: list[Row] = []
         for _ in range(total // k):
