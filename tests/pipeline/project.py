@@ -190,12 +190,12 @@ def family(key: str, *verbs: str) -> set[str]:
     return {f"{verb}@{key}" for verb in verbs or ("search", "derive", "retrain", "evaluate")}
 
 
-def wait_until(found: Callable[[], Any], seconds: float, what: str) -> Any:
-    """The first true value of `found`."""
+def wait_until(found: Callable[[], Any], seconds: float, what: str, every: float = 0.01) -> Any:
+    """The first true value of `found`, asked for every so many seconds."""
     end = time.monotonic() + seconds
     while not (value := found()):
         assert time.monotonic() < end, f"waited {seconds:g} s for {what}"
-        time.sleep(0.005)
+        time.sleep(every)
     return value
 
 

@@ -60,7 +60,7 @@ def test_a_queued_experiment_keeps_database_and_checkpoints_in_the_main_reposito
         return "refs/exps/" in clone.run("git", "for-each-ref", "--format=%(refname)", "refs/exps/**/small")
 
     try:
-        wait_until(done, 240, "the queued experiment")
+        wait_until(done, 240, "the queued experiment", every=1)
     except AssertionError as late:
         raise AssertionError(f"{late}\n{clone.dvc('queue', 'logs', 'small')}") from None
     finally:

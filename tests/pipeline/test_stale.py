@@ -23,7 +23,6 @@ ALL = RANDOM | DARTS | {"prepare", "report"}
     ("name", "value", "expected"),
     [
         ("search.darts.alpha_lr", 0.01, DARTS | {"report"}),
-        ("search.random.samples", 3, RANDOM | {"report"}),
         ("search.common.lr", 0.05, ALL - {"prepare"}),
         ("derive.darts.rule", "top2_without_none", DARTS - SEARCHES | {"report"}),
         ("retrain.epochs", 7, ALL - SEARCHES - {"prepare", "derive@random-0", "derive@darts-0"}),

@@ -1,6 +1,5 @@
 """MLflow's view of whole trials, read from its database: a parent run per trial, a child per stage."""
 
-import shutil
 import sqlite3
 from contextlib import closing
 
@@ -53,12 +52,8 @@ def test_every_epoch_and_the_test_error_are_shown_once(tracked):
     assert set(parents) <= {run for (run,) in shown}
 
 
-def test_a_rebuild_adds_nothing_to_a_full_view_and_everything_to_none(tracked, tmp_path):
+def test_a_rebuild_adds_nothing_to_a_full_view(tracked, tmp_path):
     clone: Project = tracked.copy(tmp_path / "clone")
     before = sorted(tags(clone))
     assert "0 stage runs added" in clone.run("python", "-m", "stages.track", "rebuild")
     assert sorted(tags(clone)) == before
-    clone.path("mlflow.db").unlink()
-    shutil.rmtree(clone.path("mlartifacts"))
-    assert "8 stage runs added" in clone.run("python", "-m", "stages.track", "rebuild")
-    assert len(tags(clone)) == len(before)
