@@ -22,9 +22,8 @@ def project(tmp_path, monkeypatch):
         shutil.copytree(PROJECT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(PROJECT / "dvc.yaml", tmp_path / "dvc.yaml")
     shutil.copy(PROJECT / "presets" / "digits.yaml", tmp_path / "params.yaml")
-    written = [
-        "data/prepared/" + name for name in ("spec.json", "splits.json", "train.safetensors", "test.safetensors")
-    ]
+    written = ["data/prepared/" + name for name in ("spec.json", "train.safetensors", "test.safetensors")]
+    written += [f"data/prepared/splits/{name}.json" for name in ("search_train", "search_valid", "retrain", "test")]
     written += [f"runs/darts-0/{name}" for name in ("search.json", "architectures.json", "weights/main-0.safetensors")]
     for name in written:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -47,20 +47,17 @@ def load_split(folder: Path, name: str, device: torch.device) -> ImageSet:
     Only the file of the split's own part is opened: a stage that trains never reads a test image.
 
     Raises:
-        RecordError: spec.json or splits.json is missing.
-        DataError: there is no such split, or the files do not belong together.
+        RecordError: spec.json or the split's record is missing.
+        DataError: the files do not belong together.
     """
     spec = DataSpec.from_dict(read_record(folder / "spec.json", "data"))
-    splits = read_record(folder / "splits.json", "splits")
-    if not isinstance(splits.get(name), dict):
-        known = ", ".join(key for key, value in splits.items() if isinstance(value, dict))
-        raise DataError(f"{folder / 'splits.json'}: found no split '{name}'; expected one of {known}.")
-    part, indices = splits[name]["part"], torch.tensor(splits[name]["indices"], dtype=torch.int64)
+    record = folder / "splits" / f"{name}.json"
+    split = read_record(record, "split")
+    part, indices = split["part"], torch.tensor(split["indices"], dtype=torch.int64)
     images, labels = _read_part(folder / f"{part}.safetensors", part, spec)
     if len(indices) == 0 or not 0 <= int(indices.min()) <= int(indices.max()) < len(labels):
         raise DataError(
-            f"{folder / 'splits.json'}: '{name}' reaches outside the {len(labels)} images of '{part}'."
-            " Run `dvc repro -f prepare`."
+            f"{record}: the split reaches outside the {len(labels)} images of '{part}'. Run `dvc repro -f prepare`."
         )
     return ImageSet(images[indices].to(device), labels[indices].to(device), indices.to(device), spec)
 

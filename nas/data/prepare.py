@@ -1,6 +1,5 @@
 """The prepare stage: any source to four files that the later stages read, equal bytes for equal sources."""
 
-from collections.abc import Mapping
 from math import sqrt
 from pathlib import Path
 
@@ -16,7 +15,7 @@ CHUNK = 4096  # images whose histogram is taken at once: numpy widens them to 8 
 
 
 def prepare(data: config.Data, folder: Path) -> DataSpec:
-    """Write spec.json, splits.json, train.safetensors and test.safetensors into `folder`. Raises DataError."""
+    """Write spec.json, train.safetensors, test.safetensors and splits/<name>.json into `folder`. Raises DataError."""
     parts = load_source(data)
     mean, std = statistics(parts.train.images)  # before padding, whose zeros are no pixels of the set
     splits = {name: split(data, name, parts) for name in config.Splits.model_fields}
@@ -35,7 +34,9 @@ def prepare(data: config.Data, folder: Path) -> DataSpec:
     )
     _write_part(folder / "train.safetensors", train, parts.train.labels)
     _write_part(folder / "test.safetensors", test, parts.test.labels)
-    write_record(folder / "splits.json", "splits", _splits_body(data.splits, splits))
+    for name, indices in splits.items():  # a file each, so that a stage depends on its own splits alone
+        part = config.Slice.parse(getattr(data.splits, name)).part
+        write_record(folder / "splits" / f"{name}.json", "split", {"part": part, "indices": indices.tolist()})
     write_record(folder / "spec.json", "data", spec.to_dict())
     return spec
 
@@ -137,13 +138,6 @@ def refuse_overlap(search_train: Labels, search_valid: Labels) -> None:
             f"params.yaml: 'data.splits.search_train' and 'data.splits.search_valid' share {len(common)} samples,"
             " expected none; for instance train[:50%] and train[50%:]."
         )
-
-
-def _splits_body(texts: config.Splits, splits: Mapping[str, Labels]) -> dict[str, object]:
-    return {
-        name: {"part": config.Slice.parse(getattr(texts, name)).part, "indices": indices.tolist()}
-        for name, indices in splits.items()
-    }
 
 
 def _write_part(path: Path, images: Images, labels: Labels) -> None:

@@ -109,10 +109,10 @@ def test_an_unknown_split_and_a_missing_record_are_named(tmp_path):
     with pytest.raises(RecordError, match=r"spec\.json: no such record"):
         load_split(tmp_path, "retrain", CPU)
     prepare(saved(tmp_path, random_arrays()), tmp_path)
-    with pytest.raises(DataError, match=r"no split 'valid'; expected one of .*search_train"):
+    with pytest.raises(RecordError, match=r"splits/valid\.json: no such record"):
         load_split(tmp_path, "valid", CPU)
-    write_record(tmp_path / "splits.json", "splits", {"retrain": {"part": "train", "indices": [24]}})
-    with pytest.raises(DataError, match="'retrain' reaches outside the 24 images"):
+    write_record(tmp_path / "splits" / "retrain.json", "split", {"part": "train", "indices": [24]})
+    with pytest.raises(DataError, match=r"retrain\.json: the split reaches outside the 24 images"):
         load_split(tmp_path, "retrain", CPU)
 
 

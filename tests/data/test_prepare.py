@@ -13,7 +13,8 @@ from nas.data.spec import DataError, DataSpec
 from nas.records import file_sha256, read_record
 from tests.data.samples import random_arrays, saved, section
 
-FILES = ("spec.json", "splits.json", "test.safetensors", "train.safetensors")
+SPLITS = ("retrain", "search_train", "search_valid", "test")
+FILES = ("spec.json", *(f"splits/{name}.json" for name in SPLITS), "test.safetensors", "train.safetensors")
 
 
 def labelled(train: Any, test: Any = (0, 1)) -> Parts:
@@ -146,16 +147,17 @@ def test_prepared_files_hold_what_the_spec_says(tmp_path):
     train = load_file(tmp_path / "prepared" / "train.safetensors")
     assert np.array_equal(train["images"][:, 1:-1, 1:-1], arrays["train_images"])
     assert np.array_equal(train["labels"], arrays["train_labels"])
-    splits = read_record(tmp_path / "prepared" / "splits.json", "splits")
-    assert splits["search_train"] == {"part": "train", "indices": list(range(12))}
-    assert splits["test"] == {"part": "test", "indices": list(range(6))}
+    splits = {name: read_record(tmp_path / "prepared" / "splits" / f"{name}.json", "split") for name in SPLITS}
+    assert (splits["search_train"]["part"], splits["search_train"]["indices"]) == ("train", list(range(12)))
+    assert (splits["test"]["part"], splits["test"]["indices"]) == ("test", list(range(6)))
 
 
 def test_the_same_source_gives_the_same_bytes(tmp_path):
     data = saved(tmp_path, random_arrays())
     for name in ("one", "two"):
         prepare(data, tmp_path / name)
-    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == sorted(FILES)
+    written = [path.relative_to(tmp_path / "one").as_posix() for path in (tmp_path / "one").rglob("*.*")]
+    assert sorted(written) == sorted(FILES)
     for name in FILES:
         assert file_sha256(tmp_path / "one" / name) == file_sha256(tmp_path / "two" / name)
 
@@ -164,4 +166,4 @@ def test_digits_are_prepared_from_the_package_alone(tmp_path):
     spec = prepare(section(), tmp_path)
     assert (spec.shape, spec.classes, spec.counts) == ((1, 8, 8), 10, {"train": 1442, "test": 355})
     assert spec.mean == pytest.approx((0.3052,), abs=1e-4)
-    assert len(json.loads((tmp_path / "splits.json").read_text())["search_train"]["indices"]) == 721
+    assert len(json.loads((tmp_path / "splits" / "search_train.json").read_text())["indices"]) == 721
