@@ -17,7 +17,6 @@ import typer
 
 from stages.common import clear_errors, load
 
-STAGES = ("search", "derive", "retrain", "evaluate")
 app = typer.Typer(add_completion=False)
 
 
@@ -44,10 +43,10 @@ class Launcher:
         return code == 0
 
     def trial(self, key: str) -> bool:
-        """The stages of one trial in their order, on the next free device; the first that fails ends the trial."""
+        """The stages of one trial, up to its last, on the next free device."""
         device = self.devices.get()
         try:
-            return all(self.run("-s", f"{stage}@{key}", device=device) for stage in STAGES)
+            return self.run(f"evaluate@{key}", device=device)
         finally:
             self.devices.put(device)
 
@@ -71,7 +70,7 @@ def launch(jobs: int = typer.Option(2, min=1, help="Trials side by side.")) -> N
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, launcher.stop)
     keys = [key for key, _, _ in config.runs()]
-    if not launcher.run("-s", "prepare"):
+    if not launcher.run("prepare"):  # once, before the trials that all start with it
         sys.exit(1)
     with ThreadPoolExecutor(len(slots)) as pool:
         outcomes = dict(zip(keys, pool.map(launcher.trial, keys), strict=True))
