@@ -56,7 +56,7 @@ def assert_equal(found, expected, where=""):
         assert found == expected, where
 
 
-@EVERY
+@pytest.mark.parametrize(("name", "changes"), list({name: (name, c) for name, c in CASES}.values()), ids=str)
 def test_a_search_that_goes_on_elsewhere_ends_with_the_same_bits(name, changes):
     undisturbed, rows, kept = build(name, method=changes), [], {}
     first = STEPS * (undisturbed.epochs_each - 1 if name == "random" else 0)  # so that the second epoch begins anew
