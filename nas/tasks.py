@@ -3,8 +3,10 @@
 Shapes: logits [B, classes], targets int64 [B].
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -20,3 +22,33 @@ class Classification:
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Number of hits in the batch, as an int64 scalar on the device: no host synchronisation."""
         return (logits.argmax(-1) == targets).sum()
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Sums over images, kept on the device so that no step waits for it."""
+
+    loss: Tensor
+    correct: Tensor
+    images: int
+
+    @staticmethod
+    def of(loss: Tensor, correct: Tensor, images: int) -> "Tally":
+        return Tally(loss.detach().double() * images, correct, images)
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(self.loss + other.loss, self.correct + other.correct, self.images + other.images)
+
+    def means(self) -> tuple[float, float]:
+        """(loss in nats, accuracy in percent)."""
+        return self.loss.item() / self.images, 100.0 * self.correct.item() / self.images
+
+
+def judge(forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], task: Classification) -> Tally:
+    """Loss and hits over batches, without gradients."""
+    with torch.no_grad():
+        tallies = []
+        for images, labels in batches:
+            logits = forward(images)
+            tallies.append(Tally.of(task.loss(logits, labels), task.correct(logits, labels), len(labels)))
+    return sum(tallies[1:], tallies[0])

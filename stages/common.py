@@ -39,7 +39,7 @@ def clear_errors(command: F) -> F:
         try:
             return command(*args, **kwargs)
         except ValueError as error:
-            if not type(error).__module__.startswith("nas."):
+            if not type(error).__module__.startswith(("nas.", "stages.")):
                 raise
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)

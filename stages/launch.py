@@ -17,6 +17,7 @@ import typer
 
 from stages.common import clear_errors, load
 
+STAGES = ("search", "derive", "retrain", "evaluate")
 app = typer.Typer(add_completion=False)
 
 
@@ -43,10 +44,11 @@ class Launcher:
         return code == 0
 
     def trial(self, key: str) -> bool:
-        """The stages of one trial, up to its last, on the next free device."""
+        """The stages of one trial in their order, on the next free device; the first that fails ends the trial."""
         device = self.devices.get()
         try:
-            return self.run(f"evaluate@{key}", device=device)
+            # -s: each stage alone, in this order; a look at `prepare` in every trial would make them wait or fail
+            return self.run("-s", *(f"{stage}@{key}" for stage in STAGES), device=device)
         finally:
             self.devices.put(device)
 

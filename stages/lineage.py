@@ -17,6 +17,10 @@ from stages.common import PARAMS
 PIPELINE = Path("dvc.yaml")
 
 
+class LineageError(ValueError):
+    """A dependency that is not there."""
+
+
 def project_root() -> Path:
     """The main repository: under `dvc exp run --temp` or `--queue` the current folder is a passing copy of it."""
     return Path(os.environ.get("DVC_ROOT") or ".").resolve()
@@ -65,7 +69,13 @@ def leaf(tree: dict[str, Any], dotted: str) -> Any:
 
 
 def contents(path: Path) -> Iterator[tuple[str, str]]:
-    """(name, checksum) of a file, or of every file below a folder, caches of Python left out as in .dvcignore."""
+    """(name, checksum) of a file, or of every file below a folder, caches of Python left out as in .dvcignore.
+
+    Raises:
+        LineageError: there is nothing at `path`.
+    """
+    if not path.exists():
+        raise LineageError(f"{path}: no such file, which dvc.yaml names as a dependency; run `dvc repro` to make it")
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     for file in files:
         if file.is_file() and "__pycache__" not in file.parts:

@@ -17,7 +17,7 @@ from nas.config import SearchCommon, Section
 from nas.contracts import ArchitectureLike, ImageForm, Space
 from nas.data.dataset import Batch
 from nas.schedules import cosine
-from nas.tasks import Classification
+from nas.tasks import Classification, Tally
 
 P = TypeVar("P", bound=Section)
 
@@ -36,26 +36,6 @@ class Setting:
     def place(self, network: nn.Module) -> nn.Module:
         """On the device, channels last: the layout of every network and batch here."""
         return network.to(self.device).to(memory_format=torch.channels_last)
-
-
-@dataclass(frozen=True)
-class Tally:
-    """Sums over images, kept on the device so that no step waits for it."""
-
-    loss: Tensor
-    correct: Tensor
-    images: int
-
-    @staticmethod
-    def of(loss: Tensor, correct: Tensor, images: int) -> "Tally":
-        return Tally(loss.detach().double() * images, correct, images)
-
-    def __add__(self, other: "Tally") -> "Tally":
-        return Tally(self.loss + other.loss, self.correct + other.correct, self.images + other.images)
-
-    def means(self) -> tuple[float, float]:
-        """(loss in nats, accuracy in percent)."""
-        return self.loss.item() / self.images, 100.0 * self.correct.item() / self.images
 
 
 @dataclass(frozen=True)
@@ -141,16 +121,6 @@ class WeightTrainer:
     def velocity(self) -> list[Tensor | None]:
         """Momentum buffer of each parameter, None before its first step."""
         return [self.optimiser.state.get(p, {}).get("momentum_buffer") for p in self.parameters]
-
-
-def judge(forward: Callable[[Tensor], Tensor], batches: Iterable[Batch], task: Classification) -> Tally:
-    """Loss and hits over batches, without gradients."""
-    with torch.no_grad():
-        tallies = []
-        for images, labels in batches:
-            logits = forward(images)
-            tallies.append(Tally.of(task.loss(logits, labels), task.correct(logits, labels), len(labels)))
-    return sum(tallies[1:], tallies[0])
 
 
 def entropy(tables: Iterable[Tensor]) -> float:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from nas.config import Section
 from nas.contracts import SoftMix, Space
 from nas.data.dataset import Batch
-from nas.methods.base import Derived, SearchMethod, Tally, ValidPass, WeightTrainer, entropy, judge, op_counts
+from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, entropy, op_counts
+from nas.tasks import Tally, judge
 
 
 class Params(Section):

@@ -14,7 +14,8 @@ from pydantic import Field
 from nas.config import Section
 from nas.contracts import Space
 from nas.data.dataset import Batch
-from nas.methods.base import Derived, SearchMethod, Setting, Tally, ValidPass, WeightTrainer, judge
+from nas.methods.base import Derived, SearchMethod, Setting, ValidPass, WeightTrainer
+from nas.tasks import Tally, judge
 
 
 class Params(Section):

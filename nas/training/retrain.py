@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from nas.config import Retrain
 from nas.contracts import ImageForm, Space
 from nas.data.dataset import Batch, ImageSet, Stream
-from nas.methods.base import Tally, judge
 from nas.records import replacing
 from nas.schedules import cosine, drop_path
-from nas.tasks import Classification
+from nas.tasks import Classification, Tally, judge
 from nas.training.determinism import derived_seed, seed_everything
 from nas.training.loop import Job, Row
 

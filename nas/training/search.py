@@ -11,8 +11,9 @@ from nas.contracts import ImageForm
 from nas.data.dataset import Batch, Stream, load_split
 from nas.data.spec import DataSpec
 from nas.methods import method_module
-from nas.methods.base import SearchMethod, Setting, Tally
+from nas.methods.base import SearchMethod, Setting
 from nas.spaces.registry import get_space
+from nas.tasks import Tally
 from nas.training.determinism import derived_seed, seed_everything
 from nas.training.loop import Job, Row
 

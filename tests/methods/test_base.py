@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from nas.methods.base import Tally, WeightTrainer, entropy, judge, op_counts
-from nas.tasks import Classification
+from nas.methods.base import WeightTrainer, entropy, op_counts
+from nas.tasks import Classification, Tally, judge
 from tests.methods.settings import batch, common
 
 
