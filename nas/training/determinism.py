@@ -25,7 +25,8 @@ def prepare_device(runtime: Runtime) -> torch.device:
             "Set runtime.device: cpu, or install a CUDA build and driver."
         )
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not deterministic without it
-    torch.use_deterministic_algorithms(runtime.deterministic)
+    # use_deterministic_algorithms sets the same switch and then imports the compiler, seconds at every stage's start
+    torch.set_deterministic_debug_mode("error" if runtime.deterministic else "default")
     torch.backends.cudnn.deterministic = runtime.deterministic
     torch.backends.cudnn.benchmark = not runtime.deterministic  # timing picks kernels, so bits would vary
     return torch.device(runtime.device)
