@@ -275,7 +275,11 @@ def _validate(model: type[S], value: Any, prefix: str, source: str) -> S:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        lines = [_line(detail, model, prefix, source) for detail in error.errors()]
+        details = error.errors()
+        # pydantic drops a bad element of a list and then finds the list too short: the element is the fault
+        inner = {detail["loc"][:-1] for detail in details}
+        told = [d for d in details if not (d["type"] == "too_short" and d["loc"] in inner)]
+        lines = [_line(detail, model, prefix, source) for detail in told]
         raise ParamsError("\n".join(lines)) from None
 
 

@@ -276,3 +276,11 @@ def test_an_error_names_the_file_it_was_read_from(tmp_path):
     with pytest.raises(ParamsError) as caught:
         load_config(path, SEARCH, DERIVE)
     assert f"{path}: 'retrain' is missing." in str(caught.value).splitlines()
+
+
+def test_a_bad_element_of_a_list_is_told_once_and_not_as_a_list_too_short():
+    digits = Path(__file__).parents[1] / "presets" / "digits.yaml"
+    tree = {**read_yaml(digits), "seeds": [-1]}
+    with pytest.raises(ParamsError) as error:
+        parse_config(tree, *sections())
+    assert str(error.value) == "params.yaml: 'seeds.0' is -1: input should be greater than or equal to 0."
