@@ -38,8 +38,7 @@ def count(build: Callable[[], nn.Module], shape: tuple[int, int, int], *inputs: 
 
         def add(module: nn.Module, _: object, output: Tensor) -> None:
             nonlocal macs
-            per_output = {nn.Conv2d: _conv_macs, nn.Linear: _linear_macs}[type(module)](module)
-            macs += output[0].numel() * per_output
+            macs += output[0].numel() * _macs_per_output(module)
 
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -59,11 +58,8 @@ def parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def _conv_macs(conv: nn.Module) -> int:
-    assert isinstance(conv, nn.Conv2d)
-    return conv.in_channels // conv.groups * conv.kernel_size[0] * conv.kernel_size[1]
-
-
-def _linear_macs(linear: nn.Module) -> int:
-    assert isinstance(linear, nn.Linear)
-    return linear.in_features
+def _macs_per_output(module: nn.Module) -> int:
+    if isinstance(module, nn.Linear):
+        return module.in_features
+    assert isinstance(module, nn.Conv2d)
+    return module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nas.config import Section
 from nas.contracts import SoftMix, Space
 from nas.data.dataset import Batch
-from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, entropy, op_counts
+from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, entropy, frozen, op_counts
 from nas.tasks import Tally, judge
 
 
@@ -57,7 +57,9 @@ class Method(SearchMethod[Params]):
     def step(self, train: Batch, valid: Batch) -> Tally:
         if self.epoch >= self.params.warmup_epochs:  # alphas first, as in the paper
             self.alpha_step(train, valid)
-        logits = self.supernet(train.images, self.mix())
+        with torch.no_grad():  # a weight step needs no gradient of the alphas
+            mix = self.mix()
+        logits = self.supernet(train.images, mix)
         loss = self.setting.task.loss(logits, train.labels)
         self.trainer.descend(loss)
         self.passes["train_images"] += len(train.labels)
@@ -66,7 +68,8 @@ class Method(SearchMethod[Params]):
     def alpha_step(self, train: Batch, valid: Batch) -> None:
         alphas = list(self.alphas.values())
         if self.params.order == "first":
-            gradients = list(torch.autograd.grad(self.loss(valid), alphas))
+            with frozen(self.trainer.parameters):
+                gradients = list(torch.autograd.grad(self.loss(valid), alphas))
             self.passes["valid_images"] += len(valid.labels)
         else:
             common = self.setting.common
@@ -160,7 +163,8 @@ def unrolled_gradient(
         with torch.no_grad():
             for w, w0, v in zip(weights, start, vector, strict=True):
                 w.copy_(w0 + offset * v)
-        return gradient(train_loss(), alphas)
+        with frozen(weights):
+            return gradient(train_loss(), alphas)
 
     above, below = alpha_gradient(step), alpha_gradient(-step)
     with torch.no_grad():

@@ -1,9 +1,11 @@
 """The supernet cell, all edges that leave one state at once: the same sums as the plain cell, in far fewer kernels.
 
 - The edges share their input, so they share its ReLU, its pools and the pools' batch norms.
-- A depthwise convolution followed by a 1x1 is one dense convolution whose kernel is built from both (exact: nothing
-  non-linear lies between), and the dense kernels of all edges that leave a state are one convolution.
-- The weight of an operation is the scale of its last batch norm, instead of a product and a sum per operation.
+- The same operation of several edges is one convolution, and the weight of an operation is the scale of its last
+  batch norm, instead of a product and a sum per operation.
+- A depthwise convolution followed by a 1x1 has two forms. `factored`: the two, the second one matrix product with its
+  batch norm (nas.spaces.kernels). `merged`: one dense convolution whose kernel is built from both (exact: nothing
+  non-linear lies between); more arithmetic, which matrix units give away.
 
 Shape legend: B batch, C width of the cell, E edges that leave the state and hold the operation, H x W the map.
 """
@@ -17,12 +19,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.spaces.architecture import EDGES, NODES, PRIMITIVES
+from nas.spaces.kernels import BATCH_NORM_EPS, beside, depthwise, normed_relu, normed_sum, reached
 
 Edge = Sequence[tuple[int, Tensor | None]]  # (operation, weight; None is 1) of what runs on an edge
 Held = list[tuple[int, Tensor | None]]  # (edge, weight) of the edges that hold an operation
 Part = tuple[int, Tensor]  # an edge and a map that adds to it
+SMALL = 2**19  # multiplications of a 1x1 convolution of the map
 LEAVING = tuple([e for e, (_, pred) in enumerate(EDGES) if pred == state] for state in range(1 + NODES))
-BATCH_NORM_EPS = 1e-5
 
 
 def nodes(mixed_ops: Any, inputs: Sequence[Tensor], running: Sequence[Edge], skip_dropout: float) -> list[Tensor]:
@@ -48,7 +51,7 @@ def _leave(
     relu = F.relu(x)
     parts: list[Part] = []
     plain: list[tuple[Tensor, Held]] = []  # maps that are the same for every edge that holds the operation
-    wide: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)  # edges -> maps [B, E C, H, W]
+    convolutions: dict[tuple[int, ...], list[tuple[list[Any], Held]]] = defaultdict(list)  # by the edges that hold them
     for op, held in _holders(leaving, running).items():
         name, on = PRIMITIVES[op], tuple(e for e, _ in held)
         ops = [mixed_ops[e].ops[op] for e in on]
@@ -59,16 +62,24 @@ def _leave(
                 parts += [(e, _times(F.dropout(x, skip_dropout), w)) for e, w in held]
             else:
                 plain.append((x, held))
+        elif name == "skip_connect":
+            parts += zip(on, _factorized_reduce(relu, ops, _scale(held, x.shape[1])), strict=True)
         elif "pool" in name:
             plain.append((batch_norm(ops[0][0](x), None), held))
         else:
-            run = _factorized_reduce if name == "skip_connect" else _convolutions
-            wide[on].append(run(relu, ops, _scale(held, x.shape[1])))
-    for edges, maps in wide.items():
-        parts += zip(edges, _sum(maps).chunk(len(edges), dim=1), strict=True)
+            convolutions[on].append((ops, held))
+    form = merged if prefers_merged(x) else factored
+    for edges, some in convolutions.items():
+        parts += zip(edges, form(relu, some), strict=True)
     parts += _weighted(plain)
     empty = set(leaving) - {e for e, _ in parts}
     return parts + [(e, mixed_ops[e].ops[0](x)) for e in sorted(empty)]
+
+
+def prefers_merged(x: Tensor) -> bool:
+    """Measured (bench/): the dense form where a matrix unit does its arithmetic, and for maps so small that the number
+    of kernels is what costs; x is [B, C, H, W]."""
+    return x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or x.numel() * x.shape[1] < SMALL
 
 
 def _holders(leaving: Sequence[int], running: Sequence[Edge]) -> dict[int, Held]:
@@ -94,33 +105,65 @@ def _weighted(plain: Sequence[tuple[Tensor, Held]]) -> list[Part]:
     return [(e, y.permute(0, 3, 1, 2)) for e, y in zip(on, mixed.unbind(), strict=True)]
 
 
-def _convolutions(relu: Tensor, ops: Sequence[Any], scale: Tensor | None) -> Tensor:
-    """Separable or dilated convolutions of E edges, from the state's ReLU [B, C, H, W] to [B, E C, H', W']."""
+def factored(relu: Tensor, convolutions: Sequence[tuple[list[Any], Held]]) -> Sequence[Tensor]:
+    """Separable and dilated convolutions that the same E edges hold, weighted and summed: E maps [B, C, H', W']."""
+    count = len(convolutions[0][1])
+    inputs: dict[bool, Tensor] = {}  # of all pixels, or of every second row and column; [B, E C, H, W]
+    maps, kernels = [], []
+    for ops, _ in convolutions:
+        conv = ops[0][1]
+        skips = conv.stride[0] == conv.dilation[0] == 2  # then it reads every second row and column alone
+        if skips not in inputs:
+            read = relu[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last) if skips else relu
+            inputs[skips] = beside(read, count)
+        stride, dilation = (1, 1) if skips else (conv.stride[0], conv.dilation[0])
+        y = inputs[skips]
+        for first in range(0, len(ops[0]), 4):  # halves of four modules: ReLU, depthwise, 1x1, batch norm
+            y = depthwise(y, torch.cat([op[first + 1].weight for op in ops]), stride, dilation)
+            kernel = torch.stack([op[first + 2].weight.flatten(1) for op in ops]).mT  # [E, C, C']
+            if first + 4 < len(ops[0]):
+                y, stride = normed_relu(y, kernel), 1
+        maps.append(y)
+        kernels.append(kernel)
+    weights = [weight for _, held in convolutions for _, weight in held if weight is not None]
+    table = torch.stack(weights).view(len(maps), count) if weights else None
+    return normed_sum(maps, torch.stack(kernels), table)
+
+
+def merged(relu: Tensor, convolutions: Sequence[tuple[list[Any], Held]]) -> Sequence[Tensor]:
+    """As `factored`."""
+    total = _sum([_merged(relu, ops, _scale(held, relu.shape[1])) for ops, held in convolutions])
+    return total.chunk(len(convolutions[0][1]), dim=1)
+
+
+def _merged(relu: Tensor, ops: Sequence[Any], scale: Tensor | None) -> Tensor:
+    """An operation of E edges, from the state's ReLU [B, C, H, W] to [B, E C, H', W']."""
     y = relu
-    for first in range(0, len(ops[0]), 4):  # halves of four modules: ReLU, depthwise, 1x1, batch norm
-        depthwise = [op[first + 1] for op in ops]
-        kernel = merged([conv.weight for conv in depthwise], [op[first + 2].weight for op in ops])
-        conv, groups = depthwise[0], 1 if first == 0 else len(ops)
-        y = F.conv2d(y, kernel, None, conv.stride, conv.padding, conv.dilation, groups)
+    for first in range(0, len(ops[0]), 4):
+        conv, groups = ops[0][first + 1], 1 if first == 0 else len(ops)
+        dilation = conv.dilation[0]
+        depthwise = [reached(op[first + 1].weight, y, dilation) for op in ops]
+        kernel = dense_kernel(depthwise, [op[first + 2].weight for op in ops])
+        y = F.conv2d(y, kernel, None, conv.stride, dilation * (kernel.shape[-1] // 2), dilation, groups)
         last = first + 4 == len(ops[0])
         y = batch_norm(y, scale) if last else F.relu(batch_norm(y, None))
     return y
 
 
-def merged(depthwise: Sequence[Tensor], pointwise: Sequence[Tensor]) -> Tensor:
+def dense_kernel(depthwise: Sequence[Tensor], pointwise: Sequence[Tensor]) -> Tensor:
     """Depthwise [C, 1, k, k] then 1x1 [C', C, 1, 1], per edge, as one dense kernel [E C', C, k, k]."""
     dw = torch.stack(tuple(depthwise)).permute(0, 2, 1, 3, 4)  # [E, 1, C, k, k]
     return (torch.stack(tuple(pointwise)) * dw).flatten(0, 1)
 
 
-def _factorized_reduce(relu: Tensor, ops: Sequence[Any], scale: Tensor | None) -> Tensor:
+def _factorized_reduce(relu: Tensor, ops: Sequence[Any], scale: Tensor | None) -> Sequence[Tensor]:
     height, width = relu.shape[-2:]
     if height % 2 or width % 2:
         relu = F.pad(relu, (0, width % 2, 0, height % 2))
     first = F.conv2d(relu, torch.cat([op.conv_1.weight for op in ops]), stride=2)
     second = F.conv2d(relu[:, :, 1:, 1:], torch.cat([op.conv_2.weight for op in ops]), stride=2)
     halves = [y.unflatten(1, (len(ops), -1)) for y in (first, second)]
-    return batch_norm(torch.cat(halves, dim=2).flatten(1, 2), scale)
+    return batch_norm(torch.cat(halves, dim=2).flatten(1, 2), scale).chunk(len(ops), dim=1)
 
 
 def batch_norm(x: Tensor, scale: Tensor | None) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas.spaces import kernels
+
 Factory = Callable[[int, int, bool], nn.Module]  # channels, stride, affine
 OPS: dict[str, Factory] = {}
 
@@ -46,6 +48,18 @@ class Zero(nn.Module):
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 
+class PointwiseConv2d(nn.Conv2d):
+    """A 1x1 convolution; on a CPU in channels-last the matrix product of nas.spaces.kernels."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int = 1) -> None:
+        super().__init__(c_in, c_out, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not kernels.suit(x):
+            return super().forward(x)
+        return kernels.pointwise(x[:, :, :: self.stride[0], :: self.stride[1]], self.weight)
+
+
 class FactorizedReduce(nn.Module):
     """Halve the map without losing pixels: two stride-2 1x1 convolutions, the second shifted by one pixel.
 
@@ -54,8 +68,8 @@ class FactorizedReduce(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, affine: bool) -> None:
         super().__init__()
-        self.conv_1 = nn.Conv2d(c_in, c_out // 2, 1, stride=2, bias=False)
-        self.conv_2 = nn.Conv2d(c_in, c_out // 2, 1, stride=2, bias=False)
+        self.conv_1 = PointwiseConv2d(c_in, c_out // 2, stride=2)
+        self.conv_2 = PointwiseConv2d(c_in, c_out // 2, stride=2)
         self.bn = batch_norm(c_out, affine)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,18 +84,33 @@ def relu_conv_bn(c_in: int, c_out: int, affine: bool) -> nn.Module:
     """ReLU, 1x1 convolution, batch norm: [B, c_in, H, W] -> [B, c_out, H, W]."""
     return nn.Sequential(
         nn.ReLU(),  # never in place: every candidate of the edge reads the same tensor
-        nn.Conv2d(c_in, c_out, 1, bias=False),
+        PointwiseConv2d(c_in, c_out),
         batch_norm(c_out, affine),
     )
 
 
+class DepthwiseConv2d(nn.Conv2d):
+    """A depthwise convolution, `same` padding; on a CPU in channels-last with the gradients of nas.spaces.kernels."""
+
+    def __init__(self, channels: int, kernel: int, stride: int, dilation: int) -> None:
+        padding = dilation * (kernel - 1) // 2
+        super().__init__(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not kernels.suit(x):
+            return super().forward(x)
+        stride, dilation = self.stride[0], self.dilation[0]
+        if stride == dilation == 2:  # it reads every second row and column alone
+            x, stride, dilation = x[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last), 1, 1
+        return kernels.depthwise(x, self.weight, stride, dilation)
+
+
 def separable(channels: int, kernel: int, stride: int, dilation: int, affine: bool) -> list[nn.Module]:
     """ReLU, depthwise k x k, 1x1, batch norm."""
-    padding = dilation * (kernel - 1) // 2
     return [
         nn.ReLU(),
-        nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
-        nn.Conv2d(channels, channels, 1, bias=False),
+        DepthwiseConv2d(channels, kernel, stride, dilation),
+        PointwiseConv2d(channels, channels),
         batch_norm(channels, affine),
     ]
 

@@ -39,7 +39,9 @@ class RetrainJob(Job):
         network = space.network(architecture, form, recipe, auxiliary=recipe.auxiliary_weight > 0)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.parameters = list(self.network.parameters())
-        self.optimiser = torch.optim.SGD(self.parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
+        self.optimiser = torch.optim.SGD(
+            self.parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+        )
 
     def start_epoch(self, epoch: int) -> None:
         recipe = self.recipe

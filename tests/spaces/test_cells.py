@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from nas.config import Size
 from nas.contracts import HardMix, ImageForm, SoftMix
+from nas.spaces import batched, kernels
 from nas.spaces.architecture import EDGES, PRIMITIVES, DartsArchitecture
 from nas.spaces.cells import AuxiliaryHead, FoundCell, Network, Supernet, reductions
 from nas.spaces.genotypes import GENOTYPES
@@ -59,7 +61,8 @@ def outcome(network, form, mix_of, training=True):
     loss.backward()
     gradients = {name: p.grad for name, p in network.named_parameters()}
     gradients |= {kind: table.grad for kind, table in tables.items()}
-    return {"logits": logits.detach(), "loss": loss.detach(), **gradients, **dict(network.named_buffers())}
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    return {"logits": logits.detach(), "loss": loss.detach(), **gradients, **buffers}
 
 
 def assert_same(found, expected):
@@ -72,10 +75,16 @@ def assert_same(found, expected):
             assert close, f"{name}: {(found[name] - value).abs().max()} of {value.abs().max()}"
 
 
+CONVOLUTIONS = ("merged", "factored")
+
+
 def assert_engines_agree(form, mix_of, training=True, size=SIZE):
-    plain, quick = supernets(form, size)
-    expected = outcome(plain, form, mix_of, training)
-    assert_same(outcome(quick, form, mix_of, training), expected)
+    """Whichever form the convolutions have, which otherwise follows the size of the map and the device."""
+    expected = outcome(supernets(form, size)[0], form, mix_of, training)
+    for chosen in CONVOLUTIONS:
+        _, quick = supernets(form, size)
+        with patch.object(batched, "prefers_merged", lambda _, chosen=chosen: chosen == "merged"):
+            assert_same(outcome(quick, form, mix_of, training), expected)
     return expected
 
 
@@ -98,6 +107,35 @@ def test_the_batched_supernet_is_the_plain_one_when_everything_runs(form, traini
     found = assert_engines_agree(form, soft, training)
     for kind in KINDS:
         assert (found[kind] != 0).all(), "every operation takes part, none through the share of the others"
+
+
+def test_the_form_of_the_convolutions_follows_the_map_and_the_arithmetic():
+    small, large = torch.empty(16, 16, 8, 8), torch.empty(16, 16, 32, 32)
+    assert batched.prefers_merged(small)
+    assert not batched.prefers_merged(large)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert batched.prefers_merged(large)
+    assert batched.prefers_merged(large.to("meta")), "any other device"
+
+
+def test_the_batched_supernet_is_the_plain_one_with_dropped_skips():
+    draws = []
+
+    def dropout(x, probability):
+        """The same masks in both engines, whatever the order of the edges: the mask follows the shape."""
+        draws.append(probability)
+        keep = torch.rand(x.shape, generator=torch.Generator().manual_seed(x.shape[-1]), dtype=x.dtype) > probability
+        return x * keep / (1 - probability)
+
+    def mix(tables):
+        return SoftMix({kind: table.softmax(-1) for kind, table in tables.items()}, skip_dropout=0.3)
+
+    with patch.object(nn.functional, "dropout", dropout):
+        assert_engines_agree(ODD, mix)
+        assert set(draws) == {0.3}
+        draws.clear()
+        assert_engines_agree(ODD, mix, training=False)
+        assert not draws
 
 
 def test_the_batched_supernet_is_the_plain_one_with_more_cells_between_the_reductions():
@@ -269,3 +307,32 @@ def test_drop_path_of_a_network_is_settable():
     plain = network(images)[0]
     network.drop_path = 0.9
     assert not torch.allclose(network(images)[0], plain)
+
+
+@pytest.mark.parametrize("form", [ODD, ImageForm(3, 16, 16, 4)], ids=["9x11", "16x16"])
+def test_a_network_in_channels_last_is_the_one_in_nchw(form):
+    """There its convolutions take other forms (nas.spaces.kernels); the values and gradients are the same."""
+    operations = PRIMITIVES[1:] + PRIMITIVES[1:2]
+    cells = DartsArchitecture(
+        normal=tuple((op, i % 2) for i, op in enumerate(operations)), reduce=cell_of("sep_conv_5x5")
+    )
+    torch.manual_seed(0)
+    plain = Network(cells, form, Size(cells=4, channels=4), auxiliary=True).double()
+    quick = Network(cells, form, Size(cells=4, channels=4), auxiliary=True).double()
+    quick.load_state_dict(plain.state_dict())
+    quick.to(memory_format=torch.channels_last)
+    images = torch.randn(3, form.channels, form.height, form.width, dtype=torch.float64)
+
+    def outcome_of(network, x):
+        logits, second = network(x)
+        loss = cross_entropy(logits, torch.tensor([0, 3, 1])) + cross_entropy(second, torch.tensor([0, 3, 1]))
+        loss.backward()
+        gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+        return {"logits": logits.detach(), **gradients, **dict(network.named_buffers())}
+
+    with patch.object(kernels, "depthwise", wraps=kernels.depthwise) as used:
+        expected = outcome_of(plain, images)
+        assert used.call_count == 0
+        found = outcome_of(quick, images.to(memory_format=torch.channels_last))
+        assert used.call_count > 0
+    assert_same(found, expected)

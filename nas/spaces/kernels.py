@@ -1,0 +1,226 @@
+"""The pieces that a CPU spends most of a cell on, in the forms that it is good at; elsewhere torch's own do.
+
+- A 1x1 convolution in channels-last as the matrix product that it is: half the time of oneDNN's (torch 2.15).
+- A depthwise convolution in channels-last, whose gradients avoid oneDNN's slow paths (up to ten times slower, torch
+  2.15): those of a dilated one are taken on interleaved maps, that of a 5x5 kernel column by column.
+- A 1x1 convolution followed by batch norm as one matrix product: the moments of its input give the mean and variance
+  of its output, so that the norm is a scale of the kernel and a bias, and its gradient is a matrix product too.
+
+Shape legend: B batch, K operations, E edges, C channels in, D channels out, H x W the map, N = B H W.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+BATCH_NORM_EPS = 1e-5
+NARROW = 16  # channels up to which copies of a map are made faster by a product with an identity
+
+
+def suit(x: Tensor) -> bool:
+    """Whether x [B, C, H, W] is where these forms pay. The reference runs in NCHW, so it never meets them."""
+    return (
+        x.device.type == "cpu"
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def pointwise(x: Tensor, weight: Tensor) -> Tensor:
+    """The 1x1 convolution of x [B, C, H, W], channels last, by weight [D, C, 1, 1]."""
+    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
+
+
+def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+    """The depthwise convolution of x [B, C, H, W] by weight [C, 1, k, k] with `same` padding, k 3 or 5.
+
+    Dilation 1 or 2; one of 2 has stride 1.
+    """
+    weight = reached(weight, x, dilation)
+    return _Depthwise.apply(x, weight, stride, dilation if weight.shape[-1] > 1 else 1)
+
+
+def reached(weight: Tensor, x: Tensor, dilation: int) -> Tensor:
+    """The part of a kernel [.., k, k] that meets more than padding somewhere on the map of x [B, C, H, W]."""
+    spare = weight.shape[-1] // 2 - (max(x.shape[-2:]) - 1) // dilation
+    return weight[..., spare:-spare, spare:-spare] if spare > 0 else weight
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.dilation = stride, dilation
+        return F.conv2d(x, weight, None, stride, dilation * (weight.shape[-1] // 2), dilation, len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        size, spread = x.shape[-2:], ctx.dilation == 2
+        if spread:
+            grad, weight = _interleaved_maps(grad), weight.repeat(2, 1, 1, 1)
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            like = grad if spread else x  # its values do not matter
+            of_x = _gradients(grad, like, weight, ctx.stride, weight.shape[-1] // 2, (True, False))[0]
+            of_x = _whole_map(of_x, *size) if spread else of_x
+        if ctx.needs_input_grad[1]:
+            of_weight = _weight_gradient(grad, _interleaved_maps(x) if spread else x, weight, ctx.stride)
+            of_weight = of_weight.unflatten(0, (2, -1)).sum(0) if spread else of_weight
+        return of_x, of_weight, None, None
+
+
+def _interleaved_maps(x: Tensor) -> Tensor:
+    """The four maps of even and odd rows and columns: [B, C, H, W] -> [2 B, 2 C, ceil(H / 2), ceil(W / 2)].
+
+    A convolution of dilation 2 is a plain one of each. In channels-last the columns need no copy.
+    """
+    height, width = x.shape[-2:]
+    if height % 2 or width % 2:
+        x = F.pad(x, (0, width % 2, 0, height % 2))
+    rows = x.permute(0, 2, 3, 1).unflatten(2, (-1, 2)).flatten(3).unflatten(1, (-1, 2))  # [B, H/2, 2, W/2, 2 C]
+    return rows.transpose(1, 2).flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def _whole_map(x: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of `_interleaved_maps`."""
+    rows = x.permute(0, 2, 3, 1).unflatten(0, (-1, 2)).transpose(1, 2).flatten(1, 2)  # [B, H, W/2, 2 C]
+    return rows.unflatten(3, (2, -1)).flatten(2, 3)[:, :height, :width].permute(0, 3, 1, 2)
+
+
+def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """oneDNN's fast gradient takes kernels of up to three columns, so the outer two of five are taken by themselves."""
+    if weight.shape[-1] < 5:
+        return _gradients(grad, x, weight, stride, weight.shape[-1] // 2, (False, True))[1]
+    middle = _gradients(grad, x, weight[..., 1:4], stride, (2, 1), (False, True))[1]
+    inner, skipped = x.shape[-1] - 2, 2 // stride
+    if inner <= 0:  # the outer columns see nothing but padding
+        return F.pad(middle, (1, 1))
+    columns = -(-inner // stride)
+    before = _gradients(grad[..., skipped:], x[..., :inner], weight[..., :1], stride, (2, 0), (False, True))[1]
+    after = _gradients(grad[..., :columns], x[..., 2:], weight[..., 4:], stride, (2, 0), (False, True))[1]
+    return torch.cat([before, middle, after], dim=-1)
+
+
+def _gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int | tuple[int, int], wanted: tuple[bool, bool]
+) -> tuple[Tensor, Tensor]:
+    pads = [padding, padding] if isinstance(padding, int) else list(padding)
+    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, [stride] * 2, pads, [1, 1], False, [0, 0], len(weight), [*wanted, False]
+    )
+    return found[0], found[1]
+
+
+def beside(x: Tensor, count: int) -> Tensor:
+    """`count` copies of x [B, C, H, W] beside each other: [B, count C, H, W], channels last."""
+    channels = x.shape[1]
+    if count == 1:
+        return x
+    if channels > NARROW:
+        return torch.cat([x] * count, dim=1)
+    copies = torch.eye(channels, dtype=x.dtype, device=x.device).repeat(1, count)
+    return (x.permute(0, 2, 3, 1) @ copies).permute(0, 3, 1, 2)
+
+
+def normed_relu(x: Tensor, kernel: Tensor) -> Tensor:
+    """ReLU(batch norm(1x1 convolution)) of E edges beside each other.
+
+    x: [B, E C, H, W], channels last; kernel: [E, C, D]; the result: [B, E D, H, W], channels last.
+    """
+    batch, _, height, width = x.shape
+    flat = _NormedProducts.apply(True, kernel[None], None, _edges(x, len(kernel)))
+    return flat.transpose(0, 1).reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+
+
+def normed_sum(maps: Sequence[Tensor], kernels: Tensor, weights: Tensor | None) -> list[Tensor]:
+    """The weighted sum over K operations of batch norm(1x1 convolution), per edge.
+
+    maps: K times [B, E C, H, W], channels last; kernels: [K, E, C, D]; weights: [K, E], None for 1;
+    the result: E times [B, D, H, W], channels last.
+    """
+    batch, _, height, width = maps[0].shape
+    edges = [_edges(x, kernels.shape[1]) for x in maps]
+    flat = _NormedProducts.apply(False, kernels, weights, *edges)
+    # apart before they are permuted, so that their gradients come back in the same layout
+    return [y.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2) for y in flat.unbind()]
+
+
+def _edges(x: Tensor, edges: int) -> Tensor:
+    """[B, E C, H, W], channels last, as [E, N, C]; no copy."""
+    return x.permute(0, 2, 3, 1).flatten(0, 2).unflatten(1, (edges, -1)).transpose(0, 1)
+
+
+def _affine(x: Tensor, product: Tensor, bias: Tensor, wide: bool) -> Tensor:
+    """x [E, N, C] @ product [E, C, D] + bias [E, 1, D]; `wide`: in memory [N, E, D], as depthwise convolutions read."""
+    if not wide:
+        return torch.baddbmm(bias, x, product)
+    pixels, (edges, _, channels) = x.shape[1], product.shape
+    flat = x.new_empty(pixels, edges * channels)
+    y = flat.view(pixels, edges, channels).transpose(0, 1)
+    torch.bmm(x, product, out=y)
+    flat.add_(bias.flatten())
+    return y
+
+
+class _NormedProducts(torch.autograd.Function):
+    """sum_k w_k batch norm(x_k @ P_k): x_k [E, N, C], P [K, E, C, D], w [K, E] or None. With `relu` its ReLU, wide."""
+
+    @staticmethod
+    def forward(ctx: Any, relu: bool, kernels: Tensor, weights: Tensor | None, *xs: Tensor) -> Tensor:
+        small = [*moments(xs), kernels, *([] if weights is None else [weights])]
+        small = [t.detach().requires_grad_() for t in small]
+        with torch.enable_grad():
+            folded = fold(*small)
+        products, bias = (t.detach() for t in folded)
+        y = _affine(xs[0], products[0], bias, wide=relu)
+        for x, product in zip(xs[1:], products[1:], strict=True):
+            y.baddbmm_(x, product)
+        if relu:
+            y.relu_()
+        ctx.save_for_backward(*xs, *([y] if relu else []))
+        ctx.relu, ctx.small, ctx.folded = relu, small, folded
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        xs = ctx.saved_tensors
+        if ctx.relu:
+            *xs, y = xs
+            grad = torch.ops.aten.threshold_backward(grad, y, 0)
+        of_products = torch.stack([torch.bmm(x.mT, grad) for x in xs])
+        of_bias = grad.sum(1, keepdim=True)
+        mean, second, of_kernels, *of_weights = torch.autograd.grad(ctx.folded, ctx.small, (of_products, of_bias))
+        pixels, products = xs[0].shape[1], ctx.folded[0].detach()
+        mean, second = mean / pixels, (second + second.mT) / pixels
+        of_xs: list[Tensor | None] = [None] * len(xs)
+        for k, x in enumerate(xs):
+            if ctx.needs_input_grad[3 + k]:
+                of_xs[k] = _affine(x, second[k], mean[k], wide=True).baddbmm_(grad, products[k].mT)
+        return None, of_kernels, of_weights[0] if of_weights else None, *of_xs
+
+
+def moments(xs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """K times x [E, N, C]: their means [K, E, 1, C] and the mean product of every two channels [K, E, C, C]."""
+    pixels = xs[0].shape[1]
+    means = torch.stack([x.transpose(0, 1).flatten(1).sum(0) for x in xs]).unflatten(1, (len(xs[0]), 1, -1))
+    return means.div_(pixels), torch.stack([torch.bmm(x.mT, x) for x in xs]).div_(pixels)
+
+
+def fold(means: Tensor, second: Tensor, kernels: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """sum_k w_k batch norm(x_k @ kernel_k), without scale and shift, as sum_k x_k @ product_k + bias.
+
+    x @ kernel has mean `mean @ kernel` and variance `kernel' cov(x) kernel`: no pass over the pixels is needed.
+    """
+    covariance = second - means.mT @ means
+    variance = (kernels * (covariance @ kernels)).sum(2, keepdim=True).clamp_min(0)  # rounding may leave -1e-9
+    scale = (variance + BATCH_NORM_EPS).rsqrt()
+    if weights is not None:
+        scale = scale * weights[:, :, None, None]
+    return kernels * scale, -((means @ kernels) * scale).sum(0)
