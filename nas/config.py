@@ -36,6 +36,7 @@ def as_tuple(value: Any) -> Any:
 class Runtime(Section):
     device: Literal["cpu", "cuda"]
     threads: int = Field(ge=1, le=256)
+    precision: Literal["float32", "bf16"]
     deterministic: bool
 
 

@@ -28,6 +28,7 @@ def run_evaluate(work: "Trial") -> None:
     from statistics import fmean
 
     from nas.data.dataset import Stream, load_split
+    from nas.engine import place
     from nas.records import read_record, write_record
     from nas.spaces.registry import get_space
     from nas.training.retrain import load_weights, measure
@@ -43,7 +44,8 @@ def run_evaluate(work: "Trial") -> None:
         architecture = space.parse(entry["architecture"])
         built = space.count(architecture, form, size)
         for seed in size.seeds:
-            network = space.network(architecture, form, size, auxiliary=False).to(work.device)
+            network = space.network(architecture, form, size, auxiliary=False)
+            network = place(network, work.device, work.config.runtime.precision)
             load_weights(network, work.folder / "weights" / f"{entry['name']}-{seed}.safetensors")
             loss, accuracy = measure(network, stream.epoch(0))
             figures = {"test_acc": accuracy, "test_error": 100.0 - accuracy, "test_loss": loss}

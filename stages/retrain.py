@@ -50,6 +50,7 @@ def run_retrain(work: "Trial") -> None:
                 seed,
                 data,
                 image_form(data.spec),
+                work.config.runtime.precision,
             )
             label = {"architecture": entry["name"], "seed": seed}
 

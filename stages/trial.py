@@ -88,6 +88,10 @@ def trial(verb: str, key: str) -> Iterator[Trial]:
         from nas.training.determinism import prepare_device
 
         device = prepare_device(config.runtime)
+        if verb in ("search", "retrain"):
+            from nas.engine import describe
+
+            print(describe(config.runtime, device), flush=True)
         cache = checkpoints(verb, key, method, seed)
         with workplace(cache) as stop:
             tracker.begin(verb, key, params_of(config, method), {}, cache.name, Path())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nas.config import SearchCommon, Section
 from nas.contracts import ArchitectureLike, ImageForm, Space
 from nas.data.dataset import Batch
+from nas.engine import place
 from nas.schedules import cosine
 from nas.tasks import Classification, Tally
 
@@ -31,12 +32,13 @@ class Setting:
     form: ImageForm
     common: SearchCommon
     device: torch.device
+    precision: str
     steps: int
     task: Classification = field(default_factory=Classification)
 
     def place(self, network: nn.Module) -> nn.Module:
-        """On the device, channels last: the layout of every network and batch here."""
-        return network.to(self.device).to(memory_format=torch.channels_last)
+        """As every network here runs (nas.engine)."""
+        return place(network, self.device, self.precision)
 
 
 @dataclass(frozen=True)

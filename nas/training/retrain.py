@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nas.config import Retrain
 from nas.contracts import ImageForm, Space
 from nas.data.dataset import Batch, ImageSet, Stream
+from nas.engine import place
 from nas.records import replacing
 from nas.schedules import cosine, drop_path
 from nas.tasks import Classification, Tally, judge
@@ -29,6 +30,7 @@ class RetrainJob(Job):
         seed: int,
         data: ImageSet,
         form: ImageForm,
+        precision: str,
     ) -> None:
         self.recipe = recipe
         self.name, self.device = f"retrain {identity}, seed {seed}", data.images.device
@@ -37,7 +39,7 @@ class RetrainJob(Job):
         self.epochs, self.steps, self.images = recipe.epochs, self.stream.steps, len(data)
         seed_everything("retrain", identity, seed)
         network = space.network(architecture, form, recipe, auxiliary=recipe.auxiliary_weight > 0)
-        self.network = network.to(self.device).to(memory_format=torch.channels_last)
+        self.network = place(network, self.device, precision)
         self.parameters = list(self.network.parameters())
         self.optimiser = torch.optim.SGD(
             self.parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True

@@ -35,7 +35,8 @@ class SearchJob(Job):
         self.name, self.device = f"search {method}-{seed}", device
         self.steps, self.images = self.train.steps, len(train)
         seed_everything("search", method, seed)
-        setting = Setting(get_space(params.space), image_form(train.spec), common, device, self.steps)
+        precision = config.runtime.precision
+        setting = Setting(get_space(params.space), image_form(train.spec), common, device, precision, self.steps)
         self.method: SearchMethod[Any] = method_module(method).Method(params, setting)
         self.epochs = self.method.epochs
 

@@ -57,7 +57,7 @@ def common(**changes: Any) -> SearchCommon:
 
 
 def setting(**changes: Any) -> Setting:
-    return Setting(Remembering(), FORM, common(**changes), torch.device("cpu"), steps=STEPS)
+    return Setting(Remembering(), FORM, common(**changes), torch.device("cpu"), "float32", steps=STEPS)
 
 
 def build(name: str, seed: int = 0, method: dict[str, Any] | None = None, **changes: Any) -> Any:

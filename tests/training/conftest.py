@@ -53,9 +53,9 @@ def retrain_job(config, prepared):
     data = load_split(prepared, "retrain", CPU)
     form = ImageForm(*data.spec.shape, classes=data.spec.classes)
 
-    def build(seed=0, identity="darts-0 main", **changes):
+    def build(seed=0, identity="darts-0 main", precision="float32", **changes):
         recipe = config.retrain.model_copy(update=changes)
-        return RetrainJob(recipe, get_space("darts"), GENOTYPES["PDARTS"], identity, seed, data, form)
+        return RetrainJob(recipe, get_space("darts"), GENOTYPES["PDARTS"], identity, seed, data, form, precision)
 
     return build
 

@@ -1,0 +1,74 @@
+"""Layout and arithmetic of every network, and that they change a search by rounding alone."""
+
+import pytest
+import torch
+
+from nas.config import Runtime
+from nas.contracts import ImageForm
+from nas.engine import describe, place
+from nas.spaces.cells import MixedCell
+from nas.spaces.genotypes import GENOTYPES
+from nas.spaces.registry import get_space
+from nas.training.search import SearchJob
+
+CPU = torch.device("cpu")
+STEPS = 6
+
+
+@pytest.fixture
+def network(config):
+    torch.manual_seed(0)
+    return get_space("darts").network(GENOTYPES["PDARTS"], ImageForm(1, 8, 8, 10), config.retrain, auxiliary=True)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_weights_logits_and_gradients_are_float32_in_channels_last(network, precision):
+    placed = place(network, CPU, precision)
+    logits, auxiliary = placed(torch.randn(4, 1, 8, 8).to(memory_format=torch.channels_last))
+    assert logits.dtype == auxiliary.dtype == torch.float32
+    (logits.sum() + auxiliary.sum()).backward()
+    for parameter in placed.parameters():
+        assert parameter.dtype == torch.float32
+        assert parameter.grad is None or parameter.grad.dtype == torch.float32
+        assert parameter.is_contiguous(memory_format=torch.channels_last) or parameter.dim() != 4
+
+
+def test_bf16_computes_in_bf16(network):
+    seen = set()
+    place(network, CPU, "bf16")
+    network.stem[0].register_forward_hook(lambda _, __, y: seen.add(y.dtype))
+    network(torch.randn(4, 1, 8, 8))
+    assert seen == {torch.bfloat16}
+
+
+def test_the_log_says_what_runs():
+    runtime = Runtime(device="cpu", threads=2, precision="bf16", deterministic=True)
+    line = describe(runtime, CPU)
+    assert all(
+        word in line for word in ("CPU", "2 threads", "bf16", "channels-last", "deterministic", torch.__version__)
+    )
+
+
+def losses(config, prepared, precision="float32", reference=False):
+    """Train losses of the first steps of a DARTS search."""
+    runtime = config.runtime.model_copy(update={"precision": precision})
+    job = SearchJob(config.model_copy(update={"runtime": runtime}), "darts", 0, prepared, CPU)
+    if reference:
+        for cell in [module for module in vars(job.method)["supernet"].modules() if isinstance(module, MixedCell)]:
+            cell.reference = True
+    found = []
+    for epoch, step in (divmod(count, job.steps) for count in range(STEPS)):
+        if step == 0:
+            job.start_epoch(min(epoch, job.epochs - 1))
+        tally = job.step(epoch, step)
+        found.append(tally.loss.item() / tally.images)
+    return found
+
+
+def test_a_search_has_the_loss_curve_of_the_plain_one_in_float32_and_in_bf16_within_their_rounding(config, prepared):
+    plain = losses(config, prepared, reference=True)  # a net of 2 channels, where rounding counts most
+    assert len(set(plain)) == STEPS
+    assert losses(config, prepared) == pytest.approx(plain, rel=1e-3)
+    rounded = losses(config, prepared, "bf16")
+    assert rounded == pytest.approx(plain, rel=0.1)
+    assert rounded != pytest.approx(plain, rel=1e-6), "bf16 was not used"
