@@ -62,10 +62,14 @@ class Launcher:
 @clear_errors
 def launch(jobs: int = typer.Option(2, min=1, help="Trials side by side.")) -> None:
     """Run the pipeline, several trials at a time; stages that are up to date are passed over."""
-    config = load()
+    asked = subprocess.Popen([sys.executable, "-m", "dvc", "status", "--quiet"])  # beside the check of params.yaml
+    try:
+        config = load()
+    finally:
+        stale = asked.wait() != 0
     visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
     slots = visible if len(visible) > 1 else visible * jobs or [""] * jobs
-    if subprocess.run([sys.executable, "-m", "dvc", "status", "--quiet"], check=False).returncode == 0:
+    if not stale:
         print("Everything is up to date.")
         return
     launcher = Launcher(slots[:jobs])
