@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 NAME ?=
+ARGS ?=
 # Trials side by side, one CPU thread (or one of CUDA_VISIBLE_DEVICES) each.
 JOBS ?= 2
 # Two test processes of one thread each: the suite's worth of work on a laptop or a small CI machine.
@@ -21,7 +22,7 @@ export OMP_NUM_THREADS := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro status ui preset test smoke lint format type check lock clean
+.PHONY: help setup repro status ui preset test smoke bench lint format type check lock clean
 
 help: ## print this page
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +60,9 @@ test: setup ## the whole test suite (PYTEST_ARGS="-m 'not slow'" for a part)
 smoke: setup ## the tests that run the pipeline itself, small
 	@$(BIN)/python -m pytest -m pipeline
 
+bench: setup ## time the engine against the plain code, ratios only (ARGS="--only search"); quarter of an hour
+	@$(BIN)/python -m bench $(ARGS)
+
 lint: setup ## ruff: rules and format, changing nothing
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -67,7 +71,7 @@ format: setup ## ruff: fix and format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-type: setup ## mypy over nas/, stages/ and tests/
+type: setup ## mypy over nas/, stages/, bench/ and tests/
 	@$(BIN)/mypy
 
 check: lint type test ## what a change must pass

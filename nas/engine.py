@@ -44,6 +44,6 @@ def describe(runtime: Runtime, device: torch.device) -> str:
     if device.type == "cuda":
         where = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
     else:
-        where = f"CPU ({torch.backends.cpu.get_cpu_capability()}), {runtime.threads} threads"
+        where = f"CPU ({torch.backends.cpu.get_cpu_capability()}), threads: {runtime.threads}"
     kernels = "deterministic kernels" if runtime.deterministic else "fastest kernels"
     return f"engine: {where}, {runtime.precision}, channels-last, {kernels}, torch {torch.__version__}"

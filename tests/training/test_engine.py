@@ -45,7 +45,7 @@ def test_the_log_says_what_runs():
     runtime = Runtime(device="cpu", threads=2, precision="bf16", deterministic=True)
     line = describe(runtime, CPU)
     assert all(
-        word in line for word in ("CPU", "2 threads", "bf16", "channels-last", "deterministic", torch.__version__)
+        word in line for word in ("CPU", "threads: 2", "bf16", "channels-last", "deterministic", torch.__version__)
     )
 
 

@@ -1,0 +1,217 @@
+"""python -m bench: time the engine against the reference, print ratios, write bench/results/<device>.json."""
+
+import json
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bench.measure import alone, ceilings, first_steps, interleaved, peak_memory, ratios, seconds, spread
+from bench.work import Work, random_choices, retrain_step, search_halves, search_step
+from nas.config import Augment
+from nas.data.dataset import ImageSet, Stream
+from nas.data.spec import DataSpec
+from nas.spaces.architecture import PRIMITIVES
+from nas.spaces.registry import get_space
+
+RESULTS = Path(__file__).parent / "results"
+# Two parameterless, then two small, then two larger operations, then the rest: as many as the table's column says.
+NESTED = ("skip_connect", "sep_conv_3x3", "max_pool_3x3", "dil_conv_3x3", "avg_pool_3x3", "sep_conv_5x5")
+console = Console()
+Section = Callable[["Bench"], dict[str, Any]]
+
+
+class Bench:
+    """The device, the engines that make sense on it, and how often each is run."""
+
+    def __init__(self, device: str, repeats: int) -> None:
+        self.device, self.repeats = device, repeats
+        self.batch = 64 if device == "cuda" else 16
+        matrix_unit = device == "cuda" or torch.cpu._is_amx_tile_supported()
+        self.engines = ["reference", *(["reference-bf16"] if device == "cuda" else []), "float32"]
+        self.engines += ["bf16"] if matrix_unit else []
+
+    @property
+    def search(self) -> Work:
+        return Work(self.device, self.batch, channels=16, cells=8)
+
+    def compare(self, step: Callable[[str, Work], Callable[[], None]], work: Work) -> dict[str, Any]:
+        times = interleaved({name: step(name, work) for name in self.engines}, self.device, self.repeats)
+        quick = [name for name in self.engines if not name.startswith("reference")]
+        slow = [name for name in self.engines if name.startswith("reference")]
+        found = {f"{fast} against {base}": ratios(times, base, fast) for base in slow for fast in quick}
+        return {
+            "seconds": {name: spread(values) for name, values in times.items()},
+            "ratio": found,
+            "batch": work.batch,
+        }
+
+
+def search(bench: Bench) -> dict[str, Any]:
+    """A step of first-order DARTS, C=16, 8 cells."""
+    found = bench.compare(search_step, bench.search)
+    work = bench.search
+    macs = get_space("darts").supernet_macs(work.form, work.size) * work.batch
+    share = {}
+    for engine in bench.engines:
+        dtype = torch.bfloat16 if "bf16" in engine else torch.float32
+        rate = (
+            5 * macs / found["seconds"][engine]["median"] / 1e9
+        )  # an architecture step takes two passes, a weight step three
+        share[engine] = rate / ceilings(bench.device, dtype)["gmacs"]
+    return {**found, "share_of_product": share, "ceilings": ceilings(bench.device, torch.float32)}
+
+
+def retrain(bench: Bench) -> dict[str, Any]:
+    """A step of retraining DARTS_V2, C=36, 20 cells."""
+    work = Work(bench.device, 96 if bench.device == "cuda" else 16, channels=36, cells=20)
+    return bench.compare(retrain_step, work)
+
+
+def memory(bench: Bench) -> dict[str, Any]:
+    """Peak of a search step, C=16, 8 cells; each engine in a process of its own."""
+    peaks = {name: alone(peak_memory, name, bench.search) for name in bench.engines}
+    return {"mib": peaks, "ratio": {name: peak / peaks["reference"] for name, peak in peaks.items()}}
+
+
+def hard(bench: Bench) -> dict[str, Any]:
+    """A weight step of a hard mix (one operation per edge, drawn anew each time) as a share of a soft one."""
+    engine = bench.engines[-1]
+    _, weight_step = search_halves(engine, bench.search)
+    generator = torch.Generator().manual_seed(0)
+    runs = {"soft": lambda: weight_step(None), "hard": lambda: weight_step(random_choices(generator))}
+    times = interleaved(runs, bench.device, 2 * bench.repeats)
+    return {"share": ratios(times, "hard", "soft"), "seconds": {name: spread(t) for name, t in times.items()}}
+
+
+def growth(bench: Bench) -> dict[str, Any]:
+    """Step time of the engine as one size grows; the rest is C=16, 8 cells (C=8, 5 cells where the batch grows)."""
+    small = Work(bench.device, 16, channels=8, cells=5)
+    tables = {
+        "ops": {
+            n: Work(bench.device, bench.batch, 16, 8, ops=(NESTED[:n] if n < 8 else PRIMITIVES)) for n in (2, 4, 6, 8)
+        },
+        "cells": {n: Work(bench.device, bench.batch, 16, n) for n in (5, 8, 14, 20)},
+        "batch": {n: Work(bench.device, n, small.channels, small.cells) for n in (16, 64, 256)},
+        "channels": {n: Work(bench.device, bench.batch, n, small.cells) for n in (8, 16, 36)},
+    }
+    found = {}
+    for name, column in tables.items():
+        steps = {str(n): search_step(bench.engines[-1], work) for n, work in column.items()}
+        times = interleaved(steps, bench.device, max(2, bench.repeats // 2))
+        first = next(iter(times))
+        found[name] = {n: {"growth": ratios(times, n, first)["median"], **spread(t)} for n, t in times.items()}
+    return found
+
+
+def loader(bench: Bench) -> dict[str, Any]:
+    """Images per second of padding, crop, flip, cutout and normalising at 32x32; one CPU thread or the device."""
+    images = torch.randint(256, (4096, 32, 32, 3), dtype=torch.uint8).to(bench.device)
+    numbers = torch.arange(len(images), device=bench.device)
+    spec = DataSpec(
+        name="bench",
+        shape=(3, 32, 32),
+        classes=10,
+        class_names=tuple("0123456789"),
+        counts={"train": len(images)},
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+    )
+    augment = Augment(crop_padding=4, flip=True, cutout=16)
+    stream = Stream(ImageSet(images, numbers % 10, numbers, spec), 64, augment, seed=0)
+
+    def epoch(number: list[int] = [0]) -> None:  # noqa: B006 (counts the epochs)
+        number[0] += 1
+        for _ in stream.epoch(number[0]):
+            pass
+
+    times = interleaved({"epoch": epoch}, bench.device, 4 * bench.repeats)["epoch"]
+    return {"images_per_s": spread([len(images) / t for t in times])}
+
+
+def start(bench: Bench) -> dict[str, Any]:
+    """Seconds from nothing to the first step: imports, building, the step itself."""
+    imports = seconds(lambda: subprocess.run([sys.executable, "-c", "import nas.methods.darts"], check=True), "cpu")
+    return {"imports": imports, **{name: alone(first_steps, name, bench.search) for name in bench.engines}}
+
+
+SECTIONS: dict[str, Section] = {
+    section.__name__: section for section in (search, retrain, memory, hard, growth, loader, start)
+}
+
+
+def show(title: str, tree: dict[str, Any]) -> None:
+    table = Table("figure", "value", title=title, title_justify="left")
+
+    def rows(prefix: str, node: Any) -> None:
+        if isinstance(node, dict) and set(node) == {"min", "median", "max"}:
+            table.add_row(prefix, f"{node['median']:.3g}  ({node['min']:.3g} to {node['max']:.3g})")
+        elif isinstance(node, dict):
+            for name, child in node.items():
+                rows(f"{prefix}, {name}" if prefix else name, child)
+        else:
+            table.add_row(prefix, f"{node:.3g}" if isinstance(node, float) else str(node))
+
+    rows("", tree)
+    console.print(table)
+
+
+def device_name(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, 1 thread"
+
+
+def commit() -> str:
+    asked = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or "unknown"
+
+
+def main(
+    device: str = typer.Option("auto", help="cpu, cuda, or auto: cuda where there is one."),
+    only: str = typer.Option("", help=f"Some of {', '.join(SECTIONS)}, divided by commas; all when empty."),
+    repeats: int = typer.Option(5, min=1, help="Rounds of interleaved runs."),
+) -> None:
+    """Measure, print, and keep what was measured in bench/results/."""
+    torch.set_num_threads(1)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    bench = Bench("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu", repeats)
+    name = device_name(bench.device)
+    path = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
+    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    where = {
+        "device": name,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": commit(),
+        "repeats": repeats,
+    }
+    for wanted in filter(None, only.split(",")):
+        if wanted not in SECTIONS:
+            raise typer.BadParameter(f"'{wanted}' is not one of {', '.join(SECTIONS)}", param_hint="--only")
+    for title, section in SECTIONS.items():
+        if only and title not in only.split(","):
+            continue
+        started = time.perf_counter()
+        found = section(bench)
+        console.print(f"[dim]{title}: {section.__doc__} ({time.perf_counter() - started:.0f} s)[/dim]")
+        show(f"{title} ({name})", found)
+        kept[title] = {**where, **found}
+        RESULTS.mkdir(exist_ok=True)
+        path.write_text(json.dumps(kept, indent=1) + "\n")
+    console.print(f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

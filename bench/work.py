@@ -1,0 +1,162 @@
+"""What is timed: steps of a first-order DARTS search and of a retraining, by the reference and by the engine.
+
+The reference is the usual code: one module per operation and edge, eager, contiguous NCHW, an architecture step that
+computes every gradient. The engine is what the stages run: place, WeightTrainer, frozen, RetrainJob's order of things.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from nas.config import SearchCommon, Size
+from nas.contracts import HardMix, ImageForm, Mix, SoftMix
+from nas.engine import place
+from nas.methods.base import WeightTrainer, frozen
+from nas.spaces.architecture import EDGES, PRIMITIVES
+from nas.spaces.genotypes import GENOTYPES
+from nas.spaces.registry import get_space
+
+KINDS = ("normal", "reduce")
+COMMON: dict[str, Any] = {  # the weights' optimiser of DARTS, cnn/train_search.py
+    "epochs": 50,
+    "lr": 0.025,
+    "lr_min": 0.001,
+    "momentum": 0.9,
+    "weight_decay": 0.0003,
+    "clip": 5.0,
+    "augment": {"crop_padding": 4, "flip": True, "cutout": 0},
+}
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One measurement's shape. `ops`: the operations that run on each edge; all when empty."""
+
+    device: str
+    batch: int
+    channels: int
+    cells: int
+    side: int = 32
+    ops: tuple[str, ...] = ()
+
+    @property
+    def form(self) -> ImageForm:
+        return ImageForm(3, self.side, self.side, 10)
+
+    @property
+    def size(self) -> Size:
+        return Size(cells=self.cells, channels=self.channels)
+
+    def batches(self, layout: torch.memory_format) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(self.batch, *self.form.shape, generator=generator).contiguous(memory_format=layout)
+        return images.to(self.device), torch.randint(10, (self.batch,), generator=generator).to(self.device)
+
+
+def arithmetic(engine: str, device: str) -> AbstractContextManager[None]:
+    """Autocast for the reference under bf16; the engine has its own."""
+    bf16 = engine == "reference-bf16"
+    return torch.autocast(device, torch.bfloat16) if bf16 else nullcontext()
+
+
+def search_step(engine: str, work: Work) -> Step:
+    """One architecture and one weight update. `engine`: reference, reference-bf16, float32 or bf16."""
+    alpha_step, weight_step = search_halves(engine, work)
+
+    def step() -> None:
+        alpha_step()
+        weight_step(None)
+
+    return step
+
+
+def search_halves(engine: str, work: Work) -> tuple[Step, Callable[[HardMix | None], None]]:
+    """The architecture step, and the weight step, of the soft mix or of a hard one."""
+    torch.manual_seed(0)
+    space, reference = get_space("darts"), engine.startswith("reference")
+    supernet = space.supernet(work.form, work.size, reference)
+    device = torch.device(work.device)
+    network = supernet.to(device) if reference else place(supernet, device, engine)
+    images, labels = work.batches(torch.contiguous_format if reference else torch.channels_last)
+    alphas = [(1e-3 * torch.randn(len(EDGES), len(PRIMITIVES))).to(device).requires_grad_() for _ in KINDS]
+    alpha_optimiser = torch.optim.Adam(alphas, 3e-4, (0.5, 0.999), weight_decay=1e-3)
+    runs = [PRIMITIVES.index(name) for name in work.ops]
+    alive = {kind: [runs] * len(EDGES) for kind in KINDS} if runs else None
+
+    def soft() -> SoftMix:
+        return SoftMix({kind: alpha.softmax(-1) for kind, alpha in zip(KINDS, alphas, strict=True)}, alive)
+
+    def loss(mix: Mix) -> Tensor:
+        with arithmetic(engine, work.device):
+            return cross_entropy(network(images, mix), labels)
+
+    if reference:
+        weights = list(network.parameters())
+        optimiser = torch.optim.SGD(weights, COMMON["lr"], COMMON["momentum"], weight_decay=COMMON["weight_decay"])
+
+        def alpha_step() -> None:
+            alpha_optimiser.zero_grad()
+            loss(soft()).backward()  # of the weights too, as quark0/darts does
+            alpha_optimiser.step()
+
+        def weight_step(hard: HardMix | None) -> None:
+            optimiser.zero_grad()
+            loss(hard or soft()).backward()
+            nn.utils.clip_grad_norm_(weights, COMMON["clip"])
+            optimiser.step()
+
+        return alpha_step, weight_step
+
+    common = SearchCommon.model_validate({**COMMON, "batch": work.batch, **work.size.model_dump()})
+    trainer = WeightTrainer(network, common, common.epochs)
+
+    def quick_alpha_step() -> None:
+        with frozen(trainer.parameters):
+            gradients = torch.autograd.grad(loss(soft()), alphas)
+        for alpha, gradient in zip(alphas, gradients, strict=True):
+            alpha.grad = gradient
+        alpha_optimiser.step()
+
+    def quick_weight_step(hard: HardMix | None) -> None:
+        with torch.no_grad():
+            mix = hard or soft()
+        trainer.descend(loss(mix))
+
+    return quick_alpha_step, quick_weight_step
+
+
+def retrain_step(engine: str, work: Work) -> Step:
+    """One step of retraining DARTS_V2, auxiliary head and drop path included."""
+    torch.manual_seed(0)
+    reference, device = engine.startswith("reference"), torch.device(work.device)
+    network = get_space("darts").network(GENOTYPES["DARTS_V2"], work.form, work.size, auxiliary=True)
+    network = network.to(device) if reference else place(network, device, engine)
+    setattr(network, "drop_path", 0.1)  # noqa: B010 (a module's attribute has no type)
+    images, labels = work.batches(torch.contiguous_format if reference else torch.channels_last)
+    weights = list(network.parameters())
+    optimiser = torch.optim.SGD(
+        weights, COMMON["lr"], COMMON["momentum"], weight_decay=COMMON["weight_decay"], fused=not reference or None
+    )
+
+    def step() -> None:
+        with arithmetic(engine, work.device):
+            logits, auxiliary = network(images)
+            loss = cross_entropy(logits, labels) + 0.4 * cross_entropy(auxiliary, labels)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, COMMON["clip"])
+        optimiser.step()
+
+    return step
+
+
+def random_choices(generator: torch.Generator, ops: Sequence[str] = PRIMITIVES) -> HardMix:
+    """One operation per edge, drawn uniformly."""
+    draw = torch.randint(len(ops), (len(KINDS), len(EDGES)), generator=generator).tolist()
+    return HardMix({kind: [PRIMITIVES.index(ops[op]) for op in row] for kind, row in zip(KINDS, draw, strict=True)})
