@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measure import alone, ceilings, first_steps, interleaved, peak_memory, ratios, seconds, spread
-from bench.work import Work, random_choices, retrain_step, search_halves, search_step
+from bench.work import Step, Work, random_choices, retrain_step, search_halves, search_step
 from nas.config import Augment
 from nas.data.dataset import ImageSet, Stream
 from nas.data.spec import DataSpec
@@ -24,7 +24,7 @@ from nas.spaces.architecture import PRIMITIVES
 from nas.spaces.registry import get_space
 
 RESULTS = Path(__file__).parent / "results"
-# Two parameterless, then two small, then two larger operations, then the rest: as many as the table's column says.
+# The first two, four and six are what an edge holds in the growth table.
 NESTED = ("skip_connect", "sep_conv_3x3", "max_pool_3x3", "dil_conv_3x3", "avg_pool_3x3", "sep_conv_5x5")
 console = Console()
 Section = Callable[["Bench"], dict[str, Any]]
@@ -44,7 +44,7 @@ class Bench:
     def search(self) -> Work:
         return Work(self.device, self.batch, channels=16, cells=8)
 
-    def compare(self, step: Callable[[str, Work], Callable[[], None]], work: Work) -> dict[str, Any]:
+    def compare(self, step: Callable[[str, Work], Step], work: Work) -> dict[str, Any]:
         times = interleaved({name: step(name, work) for name in self.engines}, self.device, self.repeats)
         quick = [name for name in self.engines if not name.startswith("reference")]
         slow = [name for name in self.engines if name.startswith("reference")]
@@ -163,6 +163,26 @@ def show(title: str, tree: dict[str, Any]) -> None:
 
     rows("", tree)
     console.print(table)
+
+
+def table(results: dict[str, Any]) -> str:
+    """The rows of README's table, from the file of a device."""
+
+    def times(found: dict[str, float]) -> str:
+        return f"{found['median']:.1f} × ({found['min']:.1f} to {found['max']:.1f})"
+
+    growth, images = results["growth"]["ops"]["8"]["growth"], results["loader"]["images_per_s"]["median"]
+    rows = {
+        "search step against the plain code, float32": times(results["search"]["ratio"]["float32 against reference"]),
+        "retrain step (DARTS_V2, C=36, 20 cells), float32": times(
+            results["retrain"]["ratio"]["float32 against reference"]
+        ),
+        "peak memory of a search step": f"{results['memory']['ratio']['float32']:.2f} of the plain code's",
+        "a step with one operation per edge": f"{results['hard']['share']['median']:.2f} of a step with all eight",
+        "from two operations per edge to eight": f"{growth:.1f} × the time",
+        "batches with pad, crop, flip and cutout, 32×32": f"{images:,.0f} images/s",
+    }
+    return "".join(f"| {name} | {value} |\n" for name, value in rows.items())
 
 
 def device_name(device: str) -> str:

@@ -31,7 +31,7 @@ COMMON: dict[str, Any] = {  # the weights' optimiser of DARTS, cnn/train_search.
     "clip": 5.0,
     "augment": {"crop_padding": 4, "flip": True, "cutout": 0},
 }
-Step = Callable[[], None]
+Step = Callable[[], Tensor]  # gives the loss that it descends from
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,14 @@ def search_step(engine: str, work: Work) -> Step:
     """One architecture and one weight update. `engine`: reference, reference-bf16, float32 or bf16."""
     alpha_step, weight_step = search_halves(engine, work)
 
-    def step() -> None:
+    def step() -> Tensor:
         alpha_step()
-        weight_step(None)
+        return weight_step(None)
 
     return step
 
 
-def search_halves(engine: str, work: Work) -> tuple[Step, Callable[[HardMix | None], None]]:
+def search_halves(engine: str, work: Work) -> tuple[Step, Callable[[HardMix | None], Tensor]]:
     """The architecture step, and the weight step, of the soft mix or of a hard one."""
     torch.manual_seed(0)
     space, reference = get_space("darts"), engine.startswith("reference")
@@ -100,33 +100,41 @@ def search_halves(engine: str, work: Work) -> tuple[Step, Callable[[HardMix | No
         weights = list(network.parameters())
         optimiser = torch.optim.SGD(weights, COMMON["lr"], COMMON["momentum"], weight_decay=COMMON["weight_decay"])
 
-        def alpha_step() -> None:
+        def alpha_step() -> Tensor:
             alpha_optimiser.zero_grad()
-            loss(soft()).backward()  # of the weights too, as quark0/darts does
+            found = loss(soft())
+            found.backward()  # of the weights too, as quark0/darts does
             alpha_optimiser.step()
+            return found.detach()
 
-        def weight_step(hard: HardMix | None) -> None:
+        def weight_step(hard: HardMix | None) -> Tensor:
             optimiser.zero_grad()
-            loss(hard or soft()).backward()
+            found = loss(hard or soft())
+            found.backward()
             nn.utils.clip_grad_norm_(weights, COMMON["clip"])
             optimiser.step()
+            return found.detach()
 
         return alpha_step, weight_step
 
     common = SearchCommon.model_validate({**COMMON, "batch": work.batch, **work.size.model_dump()})
     trainer = WeightTrainer(network, common, common.epochs)
 
-    def quick_alpha_step() -> None:
+    def quick_alpha_step() -> Tensor:
         with frozen(trainer.parameters):
-            gradients = torch.autograd.grad(loss(soft()), alphas)
+            found = loss(soft())
+            gradients = torch.autograd.grad(found, alphas)
         for alpha, gradient in zip(alphas, gradients, strict=True):
             alpha.grad = gradient
         alpha_optimiser.step()
+        return found.detach()
 
-    def quick_weight_step(hard: HardMix | None) -> None:
+    def quick_weight_step(hard: HardMix | None) -> Tensor:
         with torch.no_grad():
             mix = hard or soft()
-        trainer.descend(loss(mix))
+        found = loss(mix)
+        trainer.descend(found)
+        return found.detach()
 
     return quick_alpha_step, quick_weight_step
 
@@ -144,7 +152,7 @@ def retrain_step(engine: str, work: Work) -> Step:
         weights, COMMON["lr"], COMMON["momentum"], weight_decay=COMMON["weight_decay"], fused=not reference or None
     )
 
-    def step() -> None:
+    def step() -> Tensor:
         with arithmetic(engine, work.device):
             logits, auxiliary = network(images)
             loss = cross_entropy(logits, labels) + 0.4 * cross_entropy(auxiliary, labels)
@@ -152,6 +160,7 @@ def retrain_step(engine: str, work: Work) -> Step:
         loss.backward()
         nn.utils.clip_grad_norm_(weights, COMMON["clip"])
         optimiser.step()
+        return loss.detach()
 
     return step
 

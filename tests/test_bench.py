@@ -1,0 +1,43 @@
+"""The benchmark compares like with like, and README quotes what it found. No time is asserted."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.work import Work, random_choices, retrain_step, search_halves, search_step
+
+PROJECT = Path(__file__).parents[1]
+TINY = Work("cpu", batch=4, channels=4, cells=3, side=8)
+RESULTS = sorted(PROJECT.glob("bench/results/*.json"))
+
+
+@pytest.mark.parametrize("build", [search_step, retrain_step])
+def test_the_reference_and_the_engine_descend_alike(build):
+    reference, engine = build("reference", TINY), build("float32", TINY)
+    for _ in range(3):
+        torch.manual_seed(0)  # drop path draws
+        expected = reference()
+        torch.manual_seed(0)
+        assert engine().item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_fewer_operations_are_what_runs():
+    _, weight_step = search_halves("float32", Work("cpu", 4, 4, 3, side=8, ops=("skip_connect", "sep_conv_3x3")))
+    assert weight_step(None).isfinite()
+    assert weight_step(random_choices(torch.Generator().manual_seed(0))).isfinite()
+
+
+def test_results_say_where_they_come_from():
+    assert RESULTS
+    for path in RESULTS:
+        for section in json.loads(path.read_text()).values():
+            assert {"device", "torch", "python", "commit", "repeats"} <= section.keys()
+
+
+def test_readme_quotes_a_result():
+    readme = (PROJECT / "README.md").read_text()
+    table = importlib.import_module("bench.__main__").table
+    assert any(table(json.loads(path.read_text())) in readme for path in RESULTS)
