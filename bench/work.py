@@ -149,7 +149,7 @@ def retrain_step(engine: str, work: Work) -> Step:
     images, labels = work.batches(torch.contiguous_format if reference else torch.channels_last)
     weights = list(network.parameters())
     optimiser = torch.optim.SGD(
-        weights, COMMON["lr"], COMMON["momentum"], weight_decay=COMMON["weight_decay"], fused=not reference or None
+        weights, COMMON["lr"], COMMON["momentum"], weight_decay=COMMON["weight_decay"], foreach=not reference or None
     )
 
     def step() -> Tensor:

@@ -79,10 +79,12 @@ class Space(ABC):
         ease.
         """
 
-    def supernet_macs(self, form: ImageForm, size: Size) -> int:
-        """Multiply-adds of one image with every operation on every edge, each counted as it is written down."""
+    def supernet_macs(
+        self, form: ImageForm, size: Size, alive: Mapping[str, Sequence[Sequence[int]]] | None = None
+    ) -> int:
+        """Multiply-adds of one image with every (alive) operation on every edge, each counted as it is written down."""
         tables = {kind: torch.empty(len(v), len(v[0]), device="meta") for kind, v in self.variables().items()}
-        return count(lambda: self.supernet(form, size, reference=True), form.shape, SoftMix(tables)).macs
+        return count(lambda: self.supernet(form, size, reference=True), form.shape, SoftMix(tables, alive)).macs
 
     def count(self, architecture: Any, form: ImageForm, size: Size) -> Count:
         """Parameters and multiply-adds of the network of an architecture, by the convention of nas.complexity."""

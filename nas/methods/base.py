@@ -106,7 +106,7 @@ class WeightTrainer:
         self.common, self.epochs = common, epochs
         self.parameters = list(network.parameters())
         self.optimiser = torch.optim.SGD(
-            self.parameters, common.lr, common.momentum, weight_decay=common.weight_decay, fused=True
+            self.parameters, common.lr, common.momentum, weight_decay=common.weight_decay, foreach=True
         )
 
     def start_epoch(self, epoch: int) -> None:

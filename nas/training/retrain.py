@@ -42,7 +42,7 @@ class RetrainJob(Job):
         self.network = place(network, self.device, precision)
         self.parameters = list(self.network.parameters())
         self.optimiser = torch.optim.SGD(
-            self.parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True
+            self.parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, foreach=True
         )
 
     def start_epoch(self, epoch: int) -> None:

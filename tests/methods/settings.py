@@ -44,7 +44,9 @@ def counted(architecture: DartsArchitecture, form: ImageForm, size: Size) -> Cou
 class Remembering(DartsSpace):
     """The space, which counts a network once: counting takes longer than training it for a step."""
 
-    def supernet_macs(self, form: ImageForm, size: Size) -> int:
+    def supernet_macs(self, form: ImageForm, size: Size, alive: Any = None) -> int:
+        if alive is not None:
+            return super().supernet_macs(form, size, alive)
         return supernet_macs(form, Size(cells=size.cells, channels=size.channels))
 
     def count(self, architecture: Any, form: ImageForm, size: Size) -> Count:

@@ -71,3 +71,16 @@ def test_weights_that_did_not_run_take_no_step():
     before = [p.detach().clone() for p in layers[1].parameters()]
     trainer.descend(layers[0](x).sum())
     assert all(torch.equal(a, b) for a, b in zip(before, layers[1].parameters(), strict=True))
+
+
+def test_weights_that_begin_to_run_later_begin_their_momentum_then():
+    early, late = nn.Linear(2, 2), nn.Linear(2, 2)
+    trainer = WeightTrainer(nn.ModuleList([early, late]), common(), epochs=1)
+    x = torch.ones(1, 2)
+    trainer.descend(early(x).sum())
+    assert [v is None for v in trainer.velocity()] == [False, False, True, True]
+    still = late.weight.detach().clone()
+    trainer.descend(early(x).sum())
+    assert torch.equal(late.weight, still), "no decay without a gradient"
+    trainer.descend(late(x).sum())
+    assert not any(v is None for v in trainer.velocity())
