@@ -101,8 +101,8 @@ def trial(verb: str, key: str) -> Iterator[Trial]:
 def params_of(config: Config, method: str) -> dict[str, Any]:
     """The sections that bear on a trial, as plain values."""
     return {
-        "search": {"common": config.common.model_dump(), method: config.search[method].model_dump()},
-        "derive": {method: config.derive[method].model_dump()},
+        "search": {"common": config.common.model_dump(), method: config.search[method].model_dump(by_alias=True)},
+        "derive": {method: config.derive[method].model_dump(by_alias=True)},
         **config.model_dump(include={"runtime", "data", "retrain", "evaluate"}),
     }
 

@@ -65,8 +65,11 @@ def test_every_section_is_frozen():
         ({"sedes": [1]}, "'sedes' is not a known key. Did you mean 'seeds'? Known: data, derive, evaluate, methods, "),
         ({"search__common__epcohs": 3}, "'search.common.epcohs' is not a known key. Did you mean 'epochs'?"),
         ({"search__darts__alpha_rl": 3}, "'search.darts.alpha_rl' is not a known key. Did you mean 'alpha_lr'?"),
-        ({"search__dart": {}}, "'search.dart' is not a known key. Did you mean 'darts'? Known: common, darts, random"),
-        ({"derive__dart": {}}, "'derive.dart' is not a known key. Did you mean 'darts'? Known: darts, random"),
+        (
+            {"search__dart": {}},
+            "'search.dart' is not a known key. Did you mean 'darts'? Known: common, darts, eoinas, random",
+        ),
+        ({"derive__dart": {}}, "'derive.dart' is not a known key. Did you mean 'darts'? Known: darts, eoinas, random"),
         (
             {"retrain__augment__cutuot": 3},
             "'retrain.augment.cutuot' is not a known key. Did you mean 'cutout'? Known: crop_padding, cutout, flip.",

@@ -79,6 +79,8 @@ def _draw(study: Study, rows: Sequence[Row], figures: Path) -> None:
     for trial in study.trials:
         plots.search(trial, figures / f"search-{trial.key}")
         plots.retrain(trial, figures / f"retrain-{trial.key}")
+        for kind in plots.slimmed(trial):
+            plots.slimming(trial, kind, figures / f"slimming-{trial.key}-{kind}")
         for found in trial.found:
             several = f", {found.name}" if len(trial.found) > 1 else ""
             for graph in found.parsed.graphs():

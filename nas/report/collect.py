@@ -74,6 +74,7 @@ class _Owned(_Part):
 
 class _Search(_Owned):
     counted: dict[str, int] = {}
+    state: dict[str, Any] = {}
 
 
 class _Derived(_Owned):
@@ -87,12 +88,17 @@ class _Evaluation(_Owned):
 
 @dataclass(frozen=True)
 class Trial:
-    """One search with all that followed from it. `counted` are the passes of the search, where it counts them."""
+    """One search with all that followed from it.
+
+    `counted` are the passes of the search, where it counts them. `slimming`: per slimming point of a method that has
+    such (EoiNAS) its epoch and, per cell type, the tables [edges][operations] that it was decided by.
+    """
 
     key: str
     method: str
     seed: int
     counted: Mapping[str, int]
+    slimming: Sequence[Mapping[str, Any]]
     found: tuple[Found, ...]
     results: tuple[Tested, ...]
     images: int
@@ -145,6 +151,7 @@ def _trial(run: Run, folder: Path) -> Trial:
         method=method,
         seed=seed,
         counted=search.counted,
+        slimming=search.state.get("slimming", ()),
         found=tuple(derived.architectures),
         results=tuple(evaluation.results),
         images=evaluation.images,

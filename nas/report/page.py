@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 
 from nas.report.collect import Found, Study, Trial
+from nas.report.plots import slimmed
 from nas.report.table import Row, cells, columns, notes
 from nas.spaces.architecture import CellGraph
 
@@ -97,6 +98,10 @@ def _trial(trial: Trial, figures: Path) -> str:
         alt = f"{text} of {trial.key}: curves over the epochs"
         picture = _picture(figures / f"{stage}-{trial.key}.svg", alt, "")
         parts.append(f"<details><summary>{text} curves</summary>{picture}</details>")
+    for kind in slimmed(trial):
+        alt = f"What each operation of the {kind} cell was worth at every slimming point, and which one went"
+        picture = _picture(figures / f"slimming-{trial.key}-{kind}.svg", alt, "A cross marks what went.")
+        parts.append(f"<details><summary>Slimming of the {kind} cell</summary>{picture}</details>")
     return "\n".join([*parts, _networks(trial), "</section>"])
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+OPS_IN_ORDER = ("none", "max pool 3", "avg pool 3", "skip", "sep 3", "sep 5", "dil 3", "dil 5")  # DARTS' columns
 NOT_FIGURES = {"epoch", "lr", "candidate"}  # of a search history: what the others are drawn over, or settings
 PAIRS = {"loss": "Loss, nats", "acc": "Accuracy, %"}
 PARTS = {"train": (SERIES[0], "-"), "valid": (SERIES[1], "--")}  # told apart without colour too
@@ -36,6 +37,55 @@ def retrain(trial: Trial, path_without_suffix: Path) -> None:
             _network_panel(rows, "train_acc", "Train accuracy, %"),
         ]
         save(_compose(panels, f"Retrain {trial.key}"), path_without_suffix)
+
+
+QUANTITIES = {  # of a slimming point: key in the record -> what the row of panels is called
+    "share": "p, share of alpha",
+    "accuracy": "A, accuracy, %",
+    "drawn": "F, draws",
+    "indicator": "I, indicator",
+}
+
+
+def slimmed(trial: Trial) -> list[str]:
+    """The cell types whose operations went one by one, if any."""
+    return list(trial.slimming[0]["cells"]) if trial.slimming else []
+
+
+def slimming(trial: Trial, kind: str, path_without_suffix: Path) -> None:
+    """Why each operation went: a column per slimming point, a row per quantity, edges down, operations across.
+
+    A cross on what went; nothing where nothing was left.
+    """
+    with look():
+        figure, axes = grid(len(QUANTITIES), len(trial.slimming), 1.7, 2.3)
+        places = iter(axes)
+        for key, title in QUANTITIES.items():
+            for at, point in enumerate(trial.slimming):
+                place, cell = next(places), point["cells"][kind]
+                _table_panel(place, cell, key)
+                if key == "share":
+                    place.set_title(f"epoch {point['epoch'] + 1}", fontsize=9)
+                if at == 0:
+                    place.set_ylabel(f"{title}\nedge", fontsize=9)
+        for place in axes[-len(trial.slimming) :]:
+            names = list(OPS_IN_ORDER)
+            place.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
+        figure.suptitle(f"Slimming {trial.key}, {kind} cell", fontsize=11, color=SOFT, ha="left", x=0.01)
+        save(figure, path_without_suffix)
+
+
+def _table_panel(axes: "Axes", cell: Mapping[str, Any], key: str) -> None:
+    table = [
+        [float(value) if alive and value is not None else float("nan") for value, alive in zip(*rows, strict=True)]
+        for rows in zip(cell[key], cell["alive"], strict=True)
+    ]
+    axes.imshow(table, aspect="auto", cmap="viridis", interpolation="nearest")
+    axes.plot(cell["dropped"], range(len(table)), "x", color="#d55e00", markersize=4, markeredgewidth=1.2)
+    axes.grid(False)
+    axes.set_xticks([])
+    axes.set_yticks([0, len(table) - 1])
+    axes.tick_params(labelsize=7)
 
 
 def front(study: Study, rows: Sequence[Row], path_without_suffix: Path) -> None:

@@ -24,6 +24,7 @@ STEPS = 2
 SHORT: dict[str, list[dict[str, Any]]] = {
     "random": [{"samples": 2}],
     "darts": [{"warmup_epochs": 1}, {"order": "second", "warmup_epochs": 0}],
+    "eoinas": [{"inherit": False}, {"pruning": "one_shot", "order": "a_then_w"}, {}],
 }
 CASES = [(name, changes) for name in METHODS for changes in SHORT.get(name, [{}])]
 
@@ -42,12 +43,18 @@ def counted(architecture: DartsArchitecture, form: ImageForm, size: Size) -> Cou
 
 
 class Remembering(DartsSpace):
-    """The space, which counts a network once: counting takes longer than training it for a step."""
+    """The space, which counts a network once: counting takes longer than training it for a step.
+
+    A supernet with some operations is taken to cost their share of all, unless `counts` says to count it.
+    """
+
+    counts = False
 
     def supernet_macs(self, form: ImageForm, size: Size, alive: Any = None) -> int:
-        if alive is not None:
+        if alive is not None and self.counts:
             return super().supernet_macs(form, size, alive)
-        return supernet_macs(form, Size(cells=size.cells, channels=size.channels))
+        full = supernet_macs(form, Size(cells=size.cells, channels=size.channels))
+        return full if alive is None else full * sum(len(ops) for kind in alive for ops in alive[kind]) // (28 * 8)
 
     def count(self, architecture: Any, form: ImageForm, size: Size) -> Count:
         return counted(architecture, form, Size(cells=size.cells, channels=size.channels))

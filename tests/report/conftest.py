@@ -65,7 +65,10 @@ def write_trial(folder, key, method, seed, found=None, counted=None):
     """Every record of one trial; `found` as in FOUND."""
     found = found or FOUND[key]
     owner = {"key": key, "method": method, "seed": seed}
-    write_record(folder / "search.json", "search", {**owner, "space": "darts", "state": {}, "counted": counted or {}})
+    state = {"slimming": slimming_points()} if method == "eoinas" else {}
+    write_record(
+        folder / "search.json", "search", {**owner, "space": "darts", "state": state, "counted": counted or {}}
+    )
     write_json(folder / "search.history.json", candidates() if method == "random" else epochs())
     write_json(folder / "search.cost.json", {"seconds": 100.0 * (seed + 1), "device": "cpu", "images_per_s": 900.0})
     entries = [
@@ -83,6 +86,18 @@ def tested(name, cell, seed, error):
     size = SIZES[cell]
     figures = {"test_acc": 100 - error, "test_error": error, "test_loss": error / 40}
     return {"name": name, "id": GENOTYPES[cell].id, "seed": seed, **figures, "params_m": size, "macs_m": 20 * size}
+
+
+def slimming_points():
+    """Two of them: max_pool_3x3 goes from every edge, then avg_pool_3x3, whose indicator is unbounded."""
+    points = []
+    for at in range(2):
+        alive = [[int(op > at or op == 0) for op in range(8)]] * 14
+        indicator = [[None if at and op == 2 else op / 8 for op in range(8)]] * 14
+        tables = {"share": [[1 / 8] * 8] * 14, "accuracy": [[50.0] * 8] * 14, "drawn": [[3] * 8] * 14}
+        cell = {**tables, "indicator": indicator, "alive": alive, "dropped": [1 + at] * 14}
+        points.append({"epoch": 3 + 2 * at, "cells": {"normal": cell, "reduce": cell}})
+    return points
 
 
 def candidates():

@@ -89,3 +89,11 @@ def test_the_check_sees_a_changed_record(disk):
 def test_the_room_imports_no_torch_and_no_pyplot():
     code = "import sys, nas.report; sys.exit(any(name in sys.modules for name in ('torch', 'matplotlib')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_search_that_slims_shows_why_each_operation_went(tmp_path, write, disk):
+    write(disk.folder / "eoinas-0", "eoinas-0", "eoinas", 0, [("main", "EOI_GNAS", (1.0, 2.0))])
+    build([("eoinas-0", "eoinas", 0)], disk.folder, disk.spec, tmp_path / "out")
+    for kind in ("normal", "reduce"):
+        assert (tmp_path / "out" / "figures" / f"slimming-eoinas-0-{kind}.png").stat().st_size > 10_000
+        assert f"Slimming of the {kind} cell" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from nas.config import read_yaml
+
 ROOT = Path(__file__).parents[2]
 PARAMS = ROOT / "presets" / "digits.yaml"
 
@@ -13,8 +15,9 @@ PARAMS = ROOT / "presets" / "digits.yaml"
 def project(disk, tmp_path, write):
     """A project's folder with the records of the trials that the digits preset expects."""
     found = [("darts", "DARTS_V1", (1.0, 2.0))]
-    for seed in (0, 1):
-        write(tmp_path / "runs" / f"darts-{seed}", f"darts-{seed}", "darts", seed, found)
+    methods = read_yaml(PARAMS)["methods"]
+    for key, method, seed in [(f"{m}-{s}", m, s) for m in methods if m != "random" for s in (0, 1)]:
+        write(tmp_path / "runs" / key, key, method, seed, found)
     (tmp_path / "data").mkdir()
     disk.spec.parent.rename(tmp_path / "data" / "prepared")
     shutil.copy(PARAMS, tmp_path / "params.yaml")
