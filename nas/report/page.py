@@ -100,7 +100,11 @@ def _trial(trial: Trial, figures: Path) -> str:
         parts.append(f"<details><summary>{text} curves</summary>{picture}</details>")
     for kind in slimmed(trial):
         alt = f"What each operation of the {kind} cell was worth at every slimming point, and which one went"
-        picture = _picture(figures / f"slimming-{trial.key}-{kind}.svg", alt, "A cross marks what went.")
+        picture = _picture(
+            figures / f"slimming-{trial.key}-{kind}.svg",
+            alt,
+            "Bright is high, dark is low, each panel by itself; a cross marks what went.",
+        )
         parts.append(f"<details><summary>Slimming of the {kind} cell</summary>{picture}</details>")
     return "\n".join([*parts, _networks(trial), "</section>"])
 
