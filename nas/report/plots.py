@@ -1,5 +1,6 @@
 """Curves of a search and of its retrainings, and the front of all networks."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,37 +56,41 @@ def slimmed(trial: Trial) -> list[str]:
 def slimming(trial: Trial, kind: str, path_without_suffix: Path) -> None:
     """Why each operation went: a column per slimming point, a row per quantity, edges down, operations across.
 
-    A cross on what went; nothing where nothing was left.
+    Every table has shades of its own, from its lowest value to its highest. A cross on what went; nothing where nothing
+    was left.
     """
     with look():
-        figure, axes = grid(len(QUANTITIES), len(trial.slimming), 1.7, 2.3)
-        places = iter(axes)
-        for key, title in QUANTITIES.items():
-            for at, point in enumerate(trial.slimming):
-                place, cell = next(places), point["cells"][kind]
-                _table_panel(place, cell, key)
-                if key == "share":
-                    place.set_title(f"epoch {point['epoch'] + 1}", fontsize=9)
-                if at == 0:
-                    place.set_ylabel(f"{title}\nedge", fontsize=9)
-        for place in axes[-len(trial.slimming) :]:
-            names = list(OPS_IN_ORDER)
-            place.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
+        cells = [point["cells"][kind] for point in trial.slimming]
+        width = len(OPS_IN_ORDER) + 1  # and a gap
+        figure, axes = grid(len(QUANTITIES), 1, 1.6 * len(cells), 2.2)
+        for place, (key, title) in zip(axes, QUANTITIES.items(), strict=True):
+            tables = [_shades(cell, key) for cell in cells]
+            side_by_side = [[value for row in rows for value in [*row, math.nan]] for rows in zip(*tables, strict=True)]
+            place.imshow(side_by_side, aspect="auto", cmap="viridis", interpolation="nearest")
+            crosses = [(at * width + op, e) for at, cell in enumerate(cells) for e, op in enumerate(cell["dropped"])]
+            place.plot(*zip(*crosses, strict=True), "x", color="#d55e00", markersize=4, markeredgewidth=1.2)
+            place.grid(False)
+            place.spines[:].set_visible(False)
+            place.set_ylabel(f"{title}\nedge", fontsize=9)
+            place.set_yticks([0, len(side_by_side) - 1])
+            place.set_xticks([])
+        for at, point in enumerate(trial.slimming):
+            axes[0].text(at * width - 0.5, -1, f"epoch {point['epoch'] + 1}", fontsize=9)
+        ticks = [at * width + op for at in range(len(cells)) for op in range(width - 1)]
+        axes[-1].set_xticks(ticks, OPS_IN_ORDER * len(cells), rotation=90, fontsize=6)
         figure.suptitle(f"Slimming {trial.key}, {kind} cell", fontsize=11, color=SOFT, ha="left", x=0.01)
         save(figure, path_without_suffix)
 
 
-def _table_panel(axes: "Axes", cell: Mapping[str, Any], key: str) -> None:
+def _shades(cell: Mapping[str, Any], key: str) -> list[list[float]]:
+    """A table of a slimming point scaled to 0 .. 1; NaN where an operation was gone, or its value unbounded."""
     table = [
-        [float(value) if alive and value is not None else float("nan") for value, alive in zip(*rows, strict=True)]
+        [float(value) if alive and value is not None else math.nan for value, alive in zip(*rows, strict=True)]
         for rows in zip(cell[key], cell["alive"], strict=True)
     ]
-    axes.imshow(table, aspect="auto", cmap="viridis", interpolation="nearest")
-    axes.plot(cell["dropped"], range(len(table)), "x", color="#d55e00", markersize=4, markeredgewidth=1.2)
-    axes.grid(False)
-    axes.set_xticks([])
-    axes.set_yticks([0, len(table) - 1])
-    axes.tick_params(labelsize=7)
+    values = [value for row in table for value in row if not math.isnan(value)]
+    low, span = min(values, default=0.0), max(values, default=0.0) - min(values, default=0.0)
+    return [[(value - low) / span if span else value - low for value in row] for row in table]
 
 
 def front(study: Study, rows: Sequence[Row], path_without_suffix: Path) -> None:
