@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nas.contracts import SoftMix
 from nas.spaces.architecture import DartsArchitecture
 from nas.spaces.genotypes import _darts
 from nas.spaces.registry import get_space
@@ -328,3 +329,30 @@ def test_the_log_says_why_an_operation_went(capsys):
         assert line.count("*") == 2
         assert f"*{names[op]} " in line
         assert sum(name in line for name in names) == 8
+
+
+def in_double_precision(supernet):
+    forward = supernet.double().forward
+
+    def run(images, mix):
+        weights = {kind: table.double() for kind, table in mix.weights.items()}
+        return forward(images.double(), SoftMix(weights, mix.alive, mix.skip_dropout))
+
+    supernet.forward = run
+
+
+def test_the_engine_and_the_reference_slim_alike(monkeypatch):
+    monkeypatch.setattr(eoinas, "skip_dropout", lambda *_: 0.0)  # they draw its masks in another order
+    runs = {}
+    for reference in (True, False):
+        method = build("eoinas", method={"warmup": 1, "alpha_lr": 0.05})
+        in_double_precision(method.supernet)
+        for cell in method.supernet.cells:
+            cell.reference = reference
+        runs[reference] = method, advance(method, 0, 4 * STEPS)
+    (plain, expected), (quick, rows) = runs[True], runs[False]
+    for found, row in zip(rows, expected, strict=True):
+        assert found == pytest.approx(row, rel=1e-5)
+    for kind in KINDS:
+        assert torch.equal(quick.alive[kind], plain.alive[kind])
+        torch.testing.assert_close(quick.alphas[kind], plain.alphas[kind], rtol=1e-5, atol=1e-6)
