@@ -22,6 +22,7 @@ from nas.data.dataset import ImageSet, Stream
 from nas.data.spec import DataSpec
 from nas.spaces.architecture import PRIMITIVES
 from nas.spaces.registry import get_space
+from stages.trial import device_name
 
 RESULTS = Path(__file__).parent / "results"
 # The first two, four and six are what an edge holds in the growth table.
@@ -64,9 +65,8 @@ def search(bench: Bench) -> dict[str, Any]:
     share = {}
     for engine in bench.engines:
         dtype = torch.bfloat16 if "bf16" in engine else torch.float32
-        rate = (
-            5 * macs / found["seconds"][engine]["median"] / 1e9
-        )  # an architecture step takes two passes, a weight step three
+        passes = 2 + 3  # forward and back to the inputs in an architecture step; and to the weights in a weight step
+        rate = passes * macs / found["seconds"][engine]["median"] / 1e9
         share[engine] = rate / ceilings(bench.device, dtype)["gmacs"]
     return {**found, "share_of_product": share, "ceilings": ceilings(bench.device, torch.float32)}
 
@@ -185,14 +185,6 @@ def table(results: dict[str, Any]) -> str:
     return "".join(f"| {name} | {value} |\n" for name, value in rows.items())
 
 
-def device_name(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, 1 thread"
-
-
 def commit() -> str:
     asked = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return asked.stdout.strip() or "unknown"
@@ -207,7 +199,9 @@ def main(
     torch.set_num_threads(1)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     bench = Bench("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu", repeats)
-    name = device_name(bench.device)
+    name = device_name(torch.device(bench.device))
+    if bench.device == "cpu":
+        name += f", {torch.backends.cpu.get_cpu_capability()}, 1 thread"
     path = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
     kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     where = {

@@ -4,7 +4,7 @@ The reference is the usual code: one module per operation and edge, eager, conti
 computes every gradient. The engine is what the stages run: place, WeightTrainer, frozen, RetrainJob's order of things.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -165,7 +165,7 @@ def retrain_step(engine: str, work: Work) -> Step:
     return step
 
 
-def random_choices(generator: torch.Generator, ops: Sequence[str] = PRIMITIVES) -> HardMix:
+def random_choices(generator: torch.Generator) -> HardMix:
     """One operation per edge, drawn uniformly."""
-    draw = torch.randint(len(ops), (len(KINDS), len(EDGES)), generator=generator).tolist()
-    return HardMix({kind: [PRIMITIVES.index(ops[op]) for op in row] for kind, row in zip(KINDS, draw, strict=True)})
+    draw = torch.randint(len(PRIMITIVES), (len(KINDS), len(EDGES)), generator=generator).tolist()
+    return HardMix(dict(zip(KINDS, draw, strict=True)))

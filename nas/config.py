@@ -303,7 +303,7 @@ def _keys_beside(model: type[BaseModel], location: list[str]) -> list[str]:
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         model = annotation
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _unknown(key: str, known: list[str], source: str) -> str:

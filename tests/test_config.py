@@ -65,6 +65,7 @@ def test_every_section_is_frozen():
         ({"sedes": [1]}, "'sedes' is not a known key. Did you mean 'seeds'? Known: data, derive, evaluate, methods, "),
         ({"search__common__epcohs": 3}, "'search.common.epcohs' is not a known key. Did you mean 'epochs'?"),
         ({"search__darts__alpha_rl": 3}, "'search.darts.alpha_rl' is not a known key. Did you mean 'alpha_lr'?"),
+        ({"search__eoinas__lamda": 3}, "'search.eoinas.lamda' is not a known key. Did you mean 'lambda'?"),
         (
             {"search__dart": {}},
             "'search.dart' is not a known key. Did you mean 'darts'? Known: common, darts, eoinas, random",
