@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.report.layout import Layout, Slot, arrange
-from nas.report.style import INK, PAPER, SOFT, WIRE, colour, look, save
+from nas.report.style import INK, PAPER, SOFT, WIRE, colour, look, save, short
 from nas.spaces.architecture import CellGraph
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ BOX, LABEL, TITLE = 11.0, 10.5, 11.0  # points
 HEIGHTS = {"box": 0.52, "label": 0.34, "pass": 0.20}  # inches that a slot takes in its column
 BOX_HEIGHT, LABEL_HEIGHT = 0.36, 0.24  # inches that are painted
 GAP, MARGIN, HEAD = 0.5, 0.14, 0.36  # inches between columns, around, and for the title
-SHORT = re.compile(r"^(sep|dil)_conv|^(max|avg)_pool|^(skip)_connect")  # the first word says it all
 STRAY = 0.07  # inches that a long edge may leave its slot for a smoother way; neighbours are further off
 Point = tuple[float, float]
 Spot = tuple[float, float, float]  # centre x, centre y, width of the column
@@ -161,8 +160,7 @@ def _words(slot: Slot) -> str:
     """`sep_conv_3x3` -> sep 3×3; `c[k-1]` -> c with an index."""
     if slot.kind == "box":
         return re.sub(r"^(\w)\[(\w)([+-]\d)?\]$", r"$\1_{\2\3}$", slot.text)
-    short = SHORT.sub(lambda match: str(match[match.lastindex or 0]), slot.text)
-    return re.sub(r"(\d)x(\d)", r"\1×\2", short).replace("_", " ")
+    return short(slot.text)
 
 
 def _width(slot: Slot) -> float:

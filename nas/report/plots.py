@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.report.collect import History, Study, Trial
-from nas.report.style import DASHES, INK, MARKERS, OPS, PAPER, SERIES, SOFT, colour, grid, look, save
+from nas.report.style import DASHES, INK, MARKERS, OPS, PAPER, SERIES, SOFT, colour, grid, look, save, short
 from nas.report.table import Row
+from nas.spaces.architecture import PRIMITIVES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OPS_IN_ORDER = ("none", "max pool 3", "avg pool 3", "skip", "sep 3", "sep 5", "dil 3", "dil 5")  # DARTS' columns
 NOT_FIGURES = {"epoch", "lr", "candidate"}  # of a search history: what the others are drawn over, or settings
 PAIRS = {"loss": "Loss, nats", "acc": "Accuracy, %"}
 PARTS = {"train": (SERIES[0], "-"), "valid": (SERIES[1], "--")}  # told apart without colour too
@@ -61,7 +61,8 @@ def slimming(trial: Trial, kind: str, path_without_suffix: Path) -> None:
     """
     with look():
         cells = [point["cells"][kind] for point in trial.slimming]
-        width = len(OPS_IN_ORDER) + 1  # and a gap
+        names = [short(name) for name in PRIMITIVES]
+        width = len(names) + 1  # and a gap
         figure, axes = grid(len(QUANTITIES), 1, 1.6 * len(cells), 2.2)
         for place, (key, title) in zip(axes, QUANTITIES.items(), strict=True):
             tables = [_shades(cell, key) for cell in cells]
@@ -77,7 +78,7 @@ def slimming(trial: Trial, kind: str, path_without_suffix: Path) -> None:
         for at, point in enumerate(trial.slimming):
             axes[0].text(at * width - 0.5, -1, f"epoch {point['epoch'] + 1}", fontsize=9)
         ticks = [at * width + op for at in range(len(cells)) for op in range(width - 1)]
-        axes[-1].set_xticks(ticks, OPS_IN_ORDER * len(cells), rotation=90, fontsize=6)
+        axes[-1].set_xticks(ticks, names * len(cells), rotation=90, fontsize=6)
         figure.suptitle(f"Slimming {trial.key}, {kind} cell", fontsize=11, color=SOFT, ha="left", x=0.01)
         save(figure, path_without_suffix)
 

@@ -1,5 +1,6 @@
 """One look for every figure: light, colour-blind safe, the same bytes for the same data."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ OPS = {  # operations of a kind share a hue: blue separable, green and pink dila
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4b5563")  # Okabe and Ito, without yellow
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
+SHORT = re.compile(r"^(sep|dil)_conv|^(max|avg)_pool|^(skip)_connect")  # the first word says it all
 RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -52,6 +54,12 @@ RC: dict[Any, Any] = {
     "svg.fonttype": "path",  # the same picture whether or not a reader has the font
     "svg.hashsalt": "nas",  # else the ids in an SVG are random
 }
+
+
+def short(operation: str) -> str:
+    """`sep_conv_3x3` -> sep 3×3."""
+    words = SHORT.sub(lambda match: str(match[match.lastindex or 0]), operation)
+    return re.sub(r"(\d)x(\d)", r"\1×\2", words).replace("_", " ")
 
 
 @contextmanager
