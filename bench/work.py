@@ -51,7 +51,7 @@ class Work:
 
     @property
     def size(self) -> Size:
-        return Size(cells=self.cells, channels=self.channels)
+        return Size(cells=self.cells, channels=self.channels, stem="cifar")
 
     def batches(self, layout: torch.memory_format) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(0)

@@ -50,6 +50,20 @@ def count(build: Callable[[], nn.Module], shape: tuple[int, int, int], *inputs: 
     return Count(params=parameters(network), macs=macs)
 
 
+def nearest_width(params_at: Callable[[int], int], target: int, start: int) -> int:
+    """The even width, 2 or more, at which a network comes nearest to `target` parameters (ties: the narrower).
+
+    `params_at` grows with the width; `start` is where to look first.
+    """
+    width = start
+    while params_at(width) < target:
+        width += 2
+    while width > 2 and params_at(width - 2) >= target:
+        width -= 2
+    below = max(width - 2, 2)
+    return below if target - params_at(below) <= params_at(width) - target else width
+
+
 def _as_it_is(x: Tensor) -> Tensor:
     return x
 

@@ -127,6 +127,11 @@ class Size(Section):
 
     cells: int = Field(ge=3, le=100)  # fewer leave no room for the two reductions
     channels: int = Field(ge=2, le=1024, multiple_of=2)  # FactorizedReduce halves it
+    stem: Literal["cifar", "imagenet"]
+
+    def at(self, channels: int) -> Self:
+        """The same with another width."""
+        return self.model_copy(update={"channels": channels})
 
 
 class WeightOptimiser(Section):

@@ -5,7 +5,7 @@ Shapes: B batch, C channels, H x W pixels, E edges (or other decision variables)
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -53,6 +53,21 @@ class HardMix:
 Mix = SoftMix | HardMix
 
 
+Pairs = Sequence[tuple[str, int]]  # a discrete cell: (operation, predecessor), two a node
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Which supernet, where a search changes it on its way.
+
+    `kinds`: the type of each cell, in order of depth; the weights of cells are their own, also within a type. `found`:
+    the types that are discrete already; every other one is mixed.
+    """
+
+    kinds: tuple[str, ...]
+    found: Mapping[str, Pairs] = field(default_factory=dict)
+
+
 class ArchitectureLike(Protocol):
     """What a method needs of an Architecture: its content and the id of it."""
 
@@ -72,19 +87,24 @@ class Space(ABC):
         """Cell type -> the names of the categories of each decision variable (an edge's operations, for instance)."""
 
     @abstractmethod
-    def supernet(self, form: ImageForm, size: Size, reference: bool = False) -> nn.Module:
+    def supernet(self, form: ImageForm, size: Size, reference: bool = False, growth: Growth | None = None) -> nn.Module:
         """A network whose forward(images [B, C, H, W], mix) gives logits [B, classes].
 
         `reference` runs one operation after the other, as the papers' code does: the same sums, read and counted with
-        ease.
+        ease. Without `growth` it has `size.cells` cells, all of them mixed.
         """
 
     def supernet_macs(
-        self, form: ImageForm, size: Size, alive: Mapping[str, Sequence[Sequence[int]]] | None = None
+        self,
+        form: ImageForm,
+        size: Size,
+        alive: Mapping[str, Sequence[Sequence[int]]] | None = None,
+        growth: Growth | None = None,
     ) -> int:
         """Multiply-adds of one image with every (alive) operation on every edge, each counted as it is written down."""
         tables = {kind: torch.empty(len(v), len(v[0]), device="meta") for kind, v in self.variables().items()}
-        return count(lambda: self.supernet(form, size, reference=True), form.shape, SoftMix(tables, alive)).macs
+        mix = SoftMix(tables, alive)
+        return count(lambda: self.supernet(form, size, reference=True, growth=growth), form.shape, mix).macs
 
     def count(self, architecture: Any, form: ImageForm, size: Size) -> Count:
         """Parameters and multiply-adds of the network of an architecture, by the convention of nas.complexity."""
@@ -103,5 +123,13 @@ class Space(ABC):
         """The architecture in a record; raises ArchitectureError."""
 
     @abstractmethod
+    def discretise(self, edges: Sequence[tuple[int, float]]) -> Pairs:
+        """A cell of its edges' (operation, strength): the strongest edges of each node stay."""
+
+    @abstractmethod
+    def compose(self, cells: Mapping[str, Pairs]) -> ArchitectureLike:
+        """The architecture of these cells, one for each type."""
+
     def assemble(self, edges: Mapping[str, Sequence[tuple[int, float]]]) -> ArchitectureLike:
-        """Cell type -> (operation, strength) per edge, to an architecture: the strongest edges of each node stay."""
+        """Cell type -> (operation, strength) per edge, to an architecture."""
+        return self.compose({kind: self.discretise(scored) for kind, scored in edges.items()})

@@ -34,16 +34,16 @@ def run_evaluate(work: "Trial") -> None:
     from nas.training.retrain import load_weights, measure
     from nas.training.search import image_form
 
-    size = work.config.retrain
+    recipe = work.config.retrain
     found = read_record(work.folder / "architectures.json", "architectures")["architectures"]
     data = load_split(PREPARED, "test", work.device)
     form, stream = image_form(data.spec), Stream(data, work.config.evaluate.batch, None, 0)
     results, started = [], time.monotonic()
     for entry in found:
         space = get_space(entry["architecture"]["space"])
-        architecture = space.parse(entry["architecture"])
+        architecture, size = space.parse(entry["architecture"]), recipe.at(entry["channels"])
         built = space.count(architecture, form, size)
-        for seed in size.seeds:
+        for seed in recipe.seeds:
             network = space.network(architecture, form, size, auxiliary=False)
             network = place(network, work.device, work.config.runtime.precision)
             load_weights(network, work.folder / "weights" / f"{entry['name']}-{seed}.safetensors")

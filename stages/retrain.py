@@ -43,7 +43,7 @@ def run_retrain(work: "Trial") -> None:
         for seed in recipe.seeds:
             name = f"{entry['name']}-{seed}"
             job = RetrainJob(
-                recipe,
+                recipe.at(entry["channels"]),
                 space,
                 space.parse(entry["architecture"]),
                 f"{work.key} {entry['name']}",

@@ -11,7 +11,7 @@ from nas.spaces.registry import get_space
 
 CIFAR10, CIFAR100 = ImageForm(3, 32, 32, 10), ImageForm(3, 32, 32, 100)
 DIGITS = ImageForm(1, 8, 8, 10)
-LARGE = Size(cells=20, channels=36)
+LARGE = Size(cells=20, channels=36, stem="cifar")
 
 # Two counters that share no code agreed on these: id -> (CIFAR-10 parameters, MACs, CIFAR-100 parameters, one-channel).
 GOLDEN = {
@@ -60,7 +60,7 @@ def test_golden_parameters_of_whole_networks_with_one_channel(name):
 
 @pytest.mark.parametrize(("name", "expected"), [("DARTS_V2", 37_018), ("EOI_GNAS_2", 60_450)])
 def test_golden_parameters_of_small_networks(name, expected):
-    assert network_parameters(name, CIFAR10, Size(cells=5, channels=8)) == expected
+    assert network_parameters(name, CIFAR10, Size(cells=5, channels=8, stem="cifar")) == expected
 
 
 def test_the_auxiliary_head_has_476426_parameters_and_is_not_counted():
@@ -72,7 +72,7 @@ def test_the_auxiliary_head_has_476426_parameters_and_is_not_counted():
 @pytest.mark.parametrize("reference", [False, True])
 def test_golden_parameters_of_supernets(cells, channels, expected, reference):
     with torch.device("meta"):
-        network = get_space("darts").supernet(CIFAR10, Size(cells=cells, channels=channels), reference)
+        network = get_space("darts").supernet(CIFAR10, Size(cells=cells, channels=channels, stem="cifar"), reference)
     assert parameters(network) == expected
 
 
@@ -126,4 +126,4 @@ def test_supernet_macs_count_every_operation_as_it_is_written_down():
     # The older input still has the map of the cell before the reduction, and is halved.
     second = h2 * w2 * (8 * 8 + 16 * 8) + 8 * edge_macs(8, h4, w4, 2) + 6 * edge_macs(8, h4, w4, 1)
     expected = stem + normal + first + second + 32 * 10
-    assert get_space("darts").supernet_macs(form, Size(cells=3, channels=2)) == expected
+    assert get_space("darts").supernet_macs(form, Size(cells=3, channels=2, stem="cifar")) == expected

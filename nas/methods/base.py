@@ -43,11 +43,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Derived:
-    """An architecture that a search found; `name` tells several of one trial apart."""
+    """An architecture that a search found; `name` tells several of one trial apart.
+
+    Its network has `retrain.channels`, or with `like` the even width that comes nearest to the parameters of the
+    architecture of that name.
+    """
 
     name: str
     architecture: ArchitectureLike
     notes: dict[str, Any]
+    like: str | None = None
 
 
 ValidPass = Callable[[], Iterator[Batch]]  # every validation image once, in file order, not augmented

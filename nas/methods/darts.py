@@ -6,17 +6,17 @@ weights. Ours: `warmup_epochs` (0 in the paper), batches of the two halves paire
 judged by batch statistics.
 """
 
-from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from nas.config import Section
 from nas.contracts import SoftMix, Space
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, entropy, frozen, op_counts
+from nas.methods.relaxed import AlphaTrainer, strongest_ops, unrolled_gradient
 from nas.tasks import Tally, judge
 
 
@@ -38,13 +38,9 @@ class Method(SearchMethod[Params]):
         self.names = variables
         self.supernet = setting.place(setting.space.supernet(setting.form, setting.common))
         self.trainer = WeightTrainer(self.supernet, setting.common, self.epochs)
-        self.alphas = {
-            kind: nn.Parameter((1e-3 * torch.randn(len(edges), len(edges[0]))).to(setting.device))
-            for kind, edges in variables.items()
-        }
-        self.alpha_optimiser = torch.optim.Adam(
-            self.alphas.values(), self.params.alpha_lr, (0.5, 0.999), weight_decay=self.params.alpha_decay
-        )
+        shapes = {kind: (len(edges), len(edges[0])) for kind, edges in variables.items()}
+        self.architect = AlphaTrainer(shapes, self.params.alpha_lr, self.params.alpha_decay, setting.device)
+        self.alphas = self.architect.alphas
 
     def mix(self) -> SoftMix:
         return SoftMix({kind: alpha.softmax(-1) for kind, alpha in self.alphas.items()})  # each row sums to 1
@@ -85,9 +81,7 @@ class Method(SearchMethod[Params]):
             )
             self.passes["valid_images"] += len(valid.labels)
             self.passes["train_images"] += 3 * len(train.labels)
-        for alpha, gradient in zip(alphas, gradients, strict=True):
-            alpha.grad = gradient
-        self.alpha_optimiser.step()
+        self.architect.descend(gradients)
 
     def loss(self, batch: Batch) -> Tensor:
         return self.setting.task.loss(self.supernet(batch.images, self.mix()), batch.labels)
@@ -119,8 +113,7 @@ class Method(SearchMethod[Params]):
             "passes": self.passes,
             "supernet": self.supernet.state_dict(),
             "weights": self.trainer.optimiser.state_dict(),
-            "alphas": {kind: alpha.detach() for kind, alpha in self.alphas.items()},
-            "alpha_optimiser": self.alpha_optimiser.state_dict(),
+            "architect": self.architect.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -128,69 +121,16 @@ class Method(SearchMethod[Params]):
         self.passes = dict(state["passes"])
         self.supernet.load_state_dict(state["supernet"])
         self.trainer.optimiser.load_state_dict(state["weights"])
-        with torch.no_grad():
-            for kind, alpha in self.alphas.items():
-                alpha.copy_(state["alphas"][kind])
-        self.alpha_optimiser.load_state_dict(state["alpha_optimiser"])
-
-
-def unrolled_gradient(
-    train_loss: Callable[[], Tensor],
-    valid_loss: Callable[[], Tensor],
-    weights: Sequence[Tensor],
-    alphas: Sequence[Tensor],
-    velocity: Sequence[Tensor | None],
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-) -> list[Tensor]:
-    """d/d alpha of L_valid(w'(alpha), alpha), where w' is w after one SGD step on L_train(w, alpha).
-
-    Equations 7 and 8 of the paper, the product with the mixed second derivative by central differences along the
-    valid gradient with step 0.01 / its norm (quark0/darts, cnn/architect.py, which has the momentum in w' as well).
-    The two losses read `weights` and `alphas` in place; the weights leave as they came, bit for bit.
-    """
-    start = [w.detach().clone() for w in weights]
-    descent = gradient(train_loss(), weights)
-    with torch.no_grad():
-        for w, g, v in zip(weights, descent, velocity, strict=True):
-            w -= lr * (g + weight_decay * w + (0 if v is None else momentum * v))
-    found = gradient(valid_loss(), [*alphas, *weights])
-    direct, vector = found[: len(alphas)], found[len(alphas) :]
-    step = 0.01 / torch.stack([v.norm() for v in vector]).norm()
-
-    def alpha_gradient(offset: Tensor) -> list[Tensor]:
-        with torch.no_grad():
-            for w, w0, v in zip(weights, start, vector, strict=True):
-                w.copy_(w0 + offset * v)
-        with frozen(weights):
-            return gradient(train_loss(), alphas)
-
-    above, below = alpha_gradient(step), alpha_gradient(-step)
-    with torch.no_grad():
-        for w, w0 in zip(weights, start, strict=True):
-            w.copy_(w0)
-    return [d - lr * (a - b) / (2 * step) for d, a, b in zip(direct, above, below, strict=True)]
-
-
-def gradient(loss: Tensor, variables: Sequence[Tensor]) -> list[Tensor]:
-    """d loss / d variable, zeros for one that the loss does not see."""
-    return list(torch.autograd.grad(loss, variables, allow_unused=True, materialize_grads=True))
+        self.architect.load_state_dict(state["architect"])
 
 
 def derive(state: dict[str, Any], params: DeriveParams, space: Space) -> list[Derived]:
     """The paper's rule (section 2.4): per edge the strongest operation but none, per node the two strongest edges."""
     tables = {kind: torch.tensor(rows, dtype=torch.float64) for kind, rows in state["alphas"].items()}
-    edges = {kind: strongest_ops(table, params.rule == "top2_without_none") for kind, table in tables.items()}
+    edges = {kind: strongest_ops(real_shares(table, params.rule)) for kind, table in tables.items()}
     return [Derived("main", space.assemble(edges), {})]
 
 
-def strongest_ops(alpha: Tensor, without_none: bool) -> list[tuple[int, float]]:
-    """(operation, its share) per edge, over all operations but none (index 0); ties: lower index.
-
-    The softmax runs over all eight, so that none takes its share of an edge, unless `without_none`.
-    """
-    shares = alpha[:, 1:].softmax(-1) if without_none else alpha.softmax(-1)[:, 1:]
-    best = shares.max(-1)
-    first = (shares == best.values[:, None]).int().argmax(-1)  # argmax of ties is not promised to be the first
-    return [(op + 1, share) for op, share in zip(first.tolist(), best.values.tolist(), strict=True)]
+def real_shares(alpha: Tensor, rule: str) -> Tensor:
+    """Shares of all operations but none (index 0); none takes its part of the softmax, unless `top2_without_none`."""
+    return alpha[:, 1:].softmax(-1) if rule == "top2_without_none" else alpha.softmax(-1)[:, 1:]

@@ -20,6 +20,7 @@ from nas.config import Section
 from nas.contracts import SoftMix, Space
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, entropy, frozen, op_counts
+from nas.methods.relaxed import AlphaTrainer, shares
 from nas.tasks import Tally, judge
 
 NONE, SKIP = 0, 3  # columns of the tables
@@ -83,11 +84,6 @@ def sample(alpha: Tensor, alive: Tensor, tau: float) -> Tensor:
     """
     gumbel = -torch.empty(alpha.shape).exponential_().log()
     return ((alpha + gumbel.to(alpha.device)) / tau).masked_fill(~alive, -math.inf).softmax(-1)
-
-
-def shares(alpha: Tensor, alive: Tensor) -> Tensor:
-    """softmax(alpha) over the alive operations: no noise, no temperature."""
-    return alpha.detach().double().masked_fill(~alive, -math.inf).softmax(-1)
 
 
 def importance(
@@ -166,7 +162,10 @@ class Method(SearchMethod[Params]):
         """Fresh weights, alphas, counters and optimisers: at the start, and at every stage without `inherit`."""
         setting, shape = self.setting, self.shape
         self.supernet = setting.place(setting.space.supernet(setting.form, setting.common))
-        self.alphas = {kind: nn.Parameter((1e-3 * torch.randn(shape)).to(setting.device)) for kind in self.kinds}
+        p = self.params
+        shapes = dict.fromkeys(self.kinds, shape)
+        self.architect = AlphaTrainer(shapes, p.alpha_lr, p.alpha_decay, setting.device, p.alpha_clip)
+        self.alphas = self.architect.alphas
         self.accuracy = {kind: torch.zeros(shape, dtype=torch.float64, device=setting.device) for kind in self.kinds}
         self.judged = {kind: torch.zeros(shape, dtype=torch.int64, device=setting.device) for kind in self.kinds}
         self.begin_stage()
@@ -177,9 +176,7 @@ class Method(SearchMethod[Params]):
         """F and Adam's moments begin anew; everything else is inherited along the chain of stages."""
         device = self.setting.device
         self.drawn = {kind: torch.zeros(self.shape, dtype=torch.int64, device=device) for kind in self.kinds}
-        self.alpha_optimiser = torch.optim.Adam(
-            self.alphas.values(), self.params.alpha_lr, (0.5, 0.999), weight_decay=self.params.alpha_decay
-        )
+        self.architect.renew()
 
     def stage_length(self) -> int:
         return self.params.prune_every + (self.params.warmup if not self.slimming else 0)
@@ -234,10 +231,7 @@ class Method(SearchMethod[Params]):
         with frozen(self.trainer.parameters):
             logits = self.supernet(valid.images, mix)
             gradients = torch.autograd.grad(self.setting.task.loss(logits, valid.labels), alphas)
-        for alpha, gradient in zip(alphas, gradients, strict=True):
-            alpha.grad = gradient
-        nn.utils.clip_grad_norm_(alphas, self.params.alpha_clip)
-        self.alpha_optimiser.step()
+        self.architect.descend(gradients)
         found = 100.0 * self.setting.task.correct(logits, valid.labels).double() / len(valid.labels)
         for kind in self.kinds:
             self.judge_sample(kind, sampled(mix.weights[kind]), found)
@@ -343,8 +337,7 @@ class Method(SearchMethod[Params]):
             "stage_epochs": self.stage_epochs,
             "supernet": self.supernet.state_dict(),
             "weights": self.trainer.optimiser.state_dict(),
-            "alphas": {kind: alpha.detach() for kind, alpha in self.alphas.items()},
-            "alpha_optimiser": self.alpha_optimiser.state_dict(),
+            "architect": self.architect.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -356,10 +349,7 @@ class Method(SearchMethod[Params]):
         self.start_epoch(state["epoch"])
         self.supernet.load_state_dict(state["supernet"])
         self.trainer.optimiser.load_state_dict(state["weights"])
-        with torch.no_grad():
-            for kind, alpha in self.alphas.items():
-                alpha.copy_(state["alphas"][kind])
-        self.alpha_optimiser.load_state_dict(state["alpha_optimiser"])
+        self.architect.load_state_dict(state["architect"])
 
 
 def sampled(weights: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from nas.tasks import Tally, judge
 
 
 class Params(Section):
-    space: Literal["darts"]
+    space: Literal["darts", "layered"]
     samples: int = Field(ge=1)
 
 

@@ -130,26 +130,80 @@ def cell_graph(name: str, cell: Cell, concat: Concat) -> CellGraph:
     return CellGraph(name, tuple(names[:2]), tuple(names[2:]), "c[k]", tuple(edges + wires))
 
 
+CONCAT = (2, 3, 4, 5)
+
+
 @register_architecture("darts")
 class DartsArchitecture(Architecture):
     """A normal and a reduction cell (DARTS, section 2.1); the JSON form is quark0/darts' Genotype."""
 
     space: Literal["darts"] = "darts"
     normal: Cell
-    normal_concat: Concat = (2, 3, 4, 5)
+    normal_concat: Concat = CONCAT
     reduce: Cell
-    reduce_concat: Concat = (2, 3, 4, 5)
+    reduce_concat: Concat = CONCAT
 
     @model_validator(mode="after")
     def cells_are_valid(self) -> Self:
-        for name in ("normal", "reduce"):
-            check_cell(name, getattr(self, name))
-            if getattr(self, f"{name}_concat") != (2, 3, 4, 5):
-                raise ValueError(f"{name}_concat must be [2, 3, 4, 5]")
+        for name, cell in self.cells.items():
+            check_cell(name, cell)
+        check_concats(self)
         return self
+
+    @property
+    def cells(self) -> dict[str, Cell]:
+        return {"normal": self.normal, "reduce": self.reduce}
 
     def graphs(self) -> list[CellGraph]:
         return [
             cell_graph("normal", self.normal, self.normal_concat),
             cell_graph("reduce", self.reduce, self.reduce_concat),
         ]
+
+
+def check_concats(record: Any) -> None:
+    for name in ("normal_concat", "reduce_concat"):
+        if getattr(record, name) != CONCAT:
+            raise ValueError(f"{name} must be {list(CONCAT)}")
+
+
+STAGES = ("shallow", "middle", "deep")  # stretches of equal resolution, between them the reduction cells
+
+
+@register_architecture("layered")
+class LayeredArchitecture(Architecture):
+    """A normal cell for each stage and a reduction cell behind the first two (ours, for LFR-DARTS).
+
+    Both lists run from shallow to deep; the names of the stages stand in the record, since reversed lists would be
+    another valid one.
+    """
+
+    space: Literal["layered"] = "layered"
+    stages: Annotated[tuple[str, ...], BeforeValidator(_tuples)] = STAGES
+    normal: Annotated[tuple[Cell, Cell, Cell], BeforeValidator(_tuples)]
+    normal_concat: Concat = CONCAT
+    reduce: Annotated[tuple[Cell, Cell], BeforeValidator(_tuples)]
+    reduce_concat: Concat = CONCAT
+
+    @model_validator(mode="after")
+    def cells_are_valid(self) -> Self:
+        if self.stages != STAGES:
+            raise ValueError(f"stages must be {list(STAGES)}, in this order")
+        for name, cell in self.cells.items():
+            check_cell(name, cell)
+        check_concats(self)
+        return self
+
+    @staticmethod
+    def lift(pair: DartsArchitecture) -> "LayeredArchitecture":
+        """The same network, said in this space: its cells in every stage."""
+        return LayeredArchitecture(normal=(pair.normal,) * 3, reduce=(pair.reduce,) * 2)
+
+    @property
+    def cells(self) -> dict[str, Cell]:
+        """Cell type -> its cell, in order of depth."""
+        (n1, n2, n3), (r1, r2) = self.normal, self.reduce
+        return {"normal_1": n1, "reduce_1": r1, "normal_2": n2, "reduce_2": r2, "normal_3": n3}
+
+    def graphs(self) -> list[CellGraph]:
+        return [cell_graph(name, cell, CONCAT) for name, cell in self.cells.items()]

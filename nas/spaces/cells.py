@@ -2,18 +2,19 @@
 
 Shape legend: B batch, C width of the cell, H x W its map, E = 14 edges, O = 8 operations.
 A cell maps two inputs to [B, 4C, H, W]; a reduction cell to [B, 4C, ceil(H/2), ceil(W/2)].
+A network is a row of cells, each of a type that has a name; cells of one type share what is chosen, never weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.config import Size
-from nas.contracts import HardMix, ImageForm, Mix, SoftMix
+from nas.contracts import Growth, HardMix, ImageForm, Mix, Pairs, SoftMix
 from nas.spaces import batched
-from nas.spaces.architecture import EDGES, NODES, PRIMITIVES, Cell, DartsArchitecture
+from nas.spaces.architecture import EDGES, NODES, PRIMITIVES
 from nas.spaces.batched import Edge
 from nas.spaces.ops import OPS, FactorizedReduce, drop_path, relu_conv_bn, supernet_op
 
@@ -25,6 +26,11 @@ NONE = PRIMITIVES.index("none")
 def reductions(cells: int) -> tuple[int, int]:
     """Positions of the reduction cells: one third and two thirds of the depth."""
     return cells // 3, 2 * cells // 3
+
+
+def is_reduction(kind: str) -> bool:
+    """Whether a cell type halves the map and doubles the channels, by its name."""
+    return kind.startswith("reduce")
 
 
 def preprocess(c_in: int, channels: int, halve: bool, affine: bool) -> nn.Module:
@@ -83,25 +89,60 @@ class MixedCell(nn.Module):
 
 
 class Supernet(nn.Module):
-    """All architectures of the space at once: forward(images, mix) -> logits [B, classes]."""
+    """Many architectures at once: forward(images, mix) -> logits [B, classes]. A type that is found is no mixture."""
 
-    def __init__(self, form: ImageForm, size: Size, reference: bool = False) -> None:
+    def __init__(self, form: ImageForm, size: Size, growth: Growth, reference: bool = False) -> None:
         super().__init__()
-        self.stem = stem(form.channels, STEM_MULTIPLIER * size.channels)
-        cells, width = [], _Widths(size)
-        self.kinds = ["reduce" if reduce else "normal" for reduce in _layout(size.cells)]
-        for reduce in _layout(size.cells):
-            cells.append(MixedCell(*width.next(reduce), reduce, reference))
+        self.stem = input_stem(form, size)
+        self.kinds, self.found = growth.kinds, growth.found
+        cells: list[nn.Module] = []
+        width = _Widths(size)
+        for kind in self.kinds:
+            reduce = is_reduction(kind)
+            if kind in growth.found:
+                cells.append(FoundCell(growth.found[kind], *width.next(reduce), reduce, searching=True))
+            else:
+                cells.append(MixedCell(*width.next(reduce), reduce, reference))
         self.cells = nn.ModuleList(cells)
         self.classifier = nn.Linear(width.last, form.classes)
 
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
-        edges = {kind: running(mix, kind) for kind in ("normal", "reduce")}
+        edges = {kind: running(mix, kind) for kind in dict.fromkeys(self.kinds) if kind not in self.found}
         skip_dropout = mix.skip_dropout if isinstance(mix, SoftMix) else 0.0
-        before = last = self.stem(images)
+        before, last = self.stem(images)
         for kind, cell in zip(self.kinds, self.cells, strict=True):
-            before, last = last, cell(before, last, edges[kind], skip_dropout)
+            given = (edges[kind], skip_dropout) if kind in edges else (0.0,)
+            before, last = last, cell(before, last, *given)
         return self.classifier(last.mean((2, 3)))
+
+    def inherit(self, older: "Supernet") -> None:
+        """Take the weights of a supernet from before a type was found or repeated, wherever the shapes agree.
+
+        The cells of a type follow each other in order; one that the older network lacks takes those of its first.
+        """
+        weights = dict(older.named_parameters()) | dict(older.named_buffers())
+        with torch.no_grad():
+            for name, value in [*self.named_parameters(), *self.named_buffers()]:
+                source = weights.get(self._name_in(older, name))
+                if source is not None and source.shape == value.shape:
+                    value.copy_(source)
+
+    def _name_in(self, older: "Supernet", name: str) -> str:
+        """What a parameter of this network is called in the older one; empty for a cell of a type that it lacks."""
+        if not name.startswith("cells."):
+            return name
+        _, place, *rest = name.split(".")
+        kind, index = self.kinds[int(place)], int(place)
+        holders = [at for at, held in enumerate(older.kinds) if held == kind]
+        turn = self.kinds[:index].count(kind)
+        if not holders:
+            return ""
+        cell = holders[turn] if turn < len(holders) else holders[0]
+        if rest[0] == "ops" and kind not in older.found:  # an operation of a found cell, once one of a mixed edge
+            op, pred = self.found[kind][int(rest[1])]
+            edge = EDGES.index((2 + int(rest[1]) // 2, pred))
+            rest = ["edges", str(edge), "ops", str(PRIMITIVES.index(op)), *rest[2:]]
+        return ".".join(["cells", str(cell), *rest])
 
 
 def running(mix: Mix, kind: str) -> list[Edge]:
@@ -115,14 +156,30 @@ def running(mix: Mix, kind: str) -> list[Edge]:
 
 
 class FoundCell(nn.Module):
-    """A discrete cell: two edges a node; drop path on every edge but the identities."""
+    """A discrete cell: two edges a node; drop path on every edge but the identities.
 
-    def __init__(self, cell: Cell, c_before: int, c_last: int, channels: int, halve_before: bool, reduce: bool) -> None:
+    `searching`: as part of a supernet, whose norms have no scales and whose pools are followed by one.
+    """
+
+    def __init__(
+        self,
+        cell: Pairs,
+        c_before: int,
+        c_last: int,
+        channels: int,
+        halve_before: bool,
+        reduce: bool,
+        searching: bool = False,
+    ) -> None:
         super().__init__()
-        self.input_0 = preprocess(c_before, channels, halve_before, affine=True)
-        self.input_1 = preprocess(c_last, channels, False, affine=True)
+        self.input_0 = preprocess(c_before, channels, halve_before, affine=not searching)
+        self.input_1 = preprocess(c_last, channels, False, affine=not searching)
         self.preds = tuple(pred for _, pred in cell)
-        self.ops = nn.ModuleList(OPS[op](channels, 2 if reduce and pred < 2 else 1, True) for op, pred in cell)
+        strides = [2 if reduce and pred < 2 else 1 for pred in self.preds]
+        self.ops = nn.ModuleList(
+            supernet_op(op, channels, stride) if searching else OPS[op](channels, stride, True)
+            for (op, _), stride in zip(cell, strides, strict=True)
+        )
 
     def forward(self, before: Tensor, last: Tensor, drop_probability: float) -> Tensor:
         states = [self.input_0(before), self.input_1(last)]
@@ -138,17 +195,21 @@ class FoundCell(nn.Module):
 
 
 class Network(nn.Module):
-    """The network that is retrained and judged: forward(images) -> (logits, auxiliary logits or None)."""
+    """The network that is retrained and judged: forward(images) -> (logits, auxiliary logits or None).
 
-    def __init__(self, cells: DartsArchitecture, form: ImageForm, size: Size, auxiliary: bool) -> None:
+    `cells`: cell type -> its cell; `kinds`: the type of each cell in order of depth.
+    """
+
+    def __init__(
+        self, cells: Mapping[str, Pairs], kinds: Sequence[str], form: ImageForm, size: Size, auxiliary: bool
+    ) -> None:
         super().__init__()
         self.drop_path = 0.0  # probability, set by the training loop at each epoch
-        self.auxiliary_after = 2 * size.cells // 3
-        self.stem = stem(form.channels, STEM_MULTIPLIER * size.channels)
+        self.auxiliary_after = reductions(len(kinds))[1]
+        self.stem = input_stem(form, size)
         found, width, self.auxiliary = [], _Widths(size), None
-        for index, reduce in enumerate(_layout(size.cells)):
-            cell = cells.reduce if reduce else cells.normal
-            found.append(FoundCell(cell, *width.next(reduce), reduce))
+        for index, kind in enumerate(kinds):
+            found.append(FoundCell(cells[kind], *width.next(is_reduction(kind)), is_reduction(kind)))
             if auxiliary and index == self.auxiliary_after:
                 self.auxiliary = AuxiliaryHead(width.last, form.classes)
         self.cells = nn.ModuleList(found)
@@ -156,7 +217,7 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         auxiliary = None
-        before = last = self.stem(images)
+        before, last = self.stem(images)
         for index, cell in enumerate(self.cells):
             before, last = last, cell(before, last, self.drop_path)
             if self.auxiliary is not None and self.training and index == self.auxiliary_after:
@@ -165,7 +226,8 @@ class Network(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """DARTS' auxiliary classifier, in training only. It is made for an 8x8 map; any other map is pooled to 2x2."""
+    """DARTS' auxiliary classifier, in training only. It is made for maps of 8x8 (CIFAR) and 7x7 (ImageNet); any other
+    map is pooled to 2x2. quark0/darts leaves out the last batch norm for ImageNet, P-DARTS has it, and so has this."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -181,8 +243,10 @@ class AuxiliaryHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
-        # on 8x8 DARTS takes 5x5 windows three apart, quarters would be 4x4
-        x = F.avg_pool2d(x, 5, 3) if x.shape[-2:] == (8, 8) else quarters(x)
+        # there DARTS takes 5x5 windows, three and two apart, where quarters would be 4x4
+        height, width = x.shape[-2:]
+        apart = {(8, 8): 3, (7, 7): 2}.get((height, width))
+        x = F.avg_pool2d(x, 5, apart) if apart else quarters(x)
         return self.classifier(self.features(x).flatten(1))
 
 
@@ -202,13 +266,49 @@ def stem(c_in: int, c_out: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out))
 
 
+class CifarStem(nn.Module):
+    """One 3x3 convolution to three times the width, which is both inputs of the first cell."""
+
+    def __init__(self, c_in: int, channels: int) -> None:
+        super().__init__()
+        self.whole = stem(c_in, STEM_MULTIPLIER * channels)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        whole = self.whole(images)
+        return whole, whole
+
+
+class ImageNetStem(nn.Module):
+    """Three 3x3 convolutions of stride 2; the first cell gets the maps of a quarter and of an eighth of the side."""
+
+    def __init__(self, c_in: int, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.quarter = nn.Sequential(*_halving(c_in, half), nn.ReLU(), *_halving(half, channels))
+        self.eighth = nn.Sequential(nn.ReLU(), *_halving(channels, channels))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        quarter = self.quarter(images)
+        return quarter, self.eighth(quarter)
+
+
+def _halving(c_in: int, c_out: int) -> Iterator[nn.Module]:
+    yield nn.Conv2d(c_in, c_out, 3, stride=2, padding=1, bias=False)
+    yield nn.BatchNorm2d(c_out)
+
+
+def input_stem(form: ImageForm, size: Size) -> nn.Module:
+    """forward(images) -> the two inputs of the first cell (DARTS, NetworkCIFAR and NetworkImageNet)."""
+    return (CifarStem if size.stem == "cifar" else ImageNetStem)(form.channels, size.channels)
+
+
 class _Widths:
     """Channels of the two inputs of each cell in turn, its width, and whether its older input must be halved."""
 
     def __init__(self, size: Size) -> None:
         self.channels = size.channels
-        self.before = self.last = STEM_MULTIPLIER * size.channels
-        self.halve = False
+        self.halve = size.stem == "imagenet"
+        self.before = self.last = size.channels if self.halve else STEM_MULTIPLIER * size.channels
 
     def next(self, reduce: bool) -> tuple[int, int, int, bool]:
         self.channels *= 2 if reduce else 1

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from nas.config import Size
-from nas.contracts import ImageForm, Space
+from nas.contracts import Growth, ImageForm, Pairs, Space
 from nas.spaces.architecture import EDGES, NODES, PRIMITIVES, Cell, DartsArchitecture
-from nas.spaces.cells import Network, Supernet
+from nas.spaces.cells import Network, Supernet, reductions
 from nas.spaces.registry import register_space
 
 
@@ -18,11 +18,11 @@ class DartsSpace(Space):
     def variables(self) -> dict[str, tuple[tuple[str, ...], ...]]:
         return {kind: (PRIMITIVES,) * len(EDGES) for kind in ("normal", "reduce")}
 
-    def supernet(self, form: ImageForm, size: Size, reference: bool = False) -> nn.Module:
-        return Supernet(form, size, reference)
+    def supernet(self, form: ImageForm, size: Size, reference: bool = False, growth: Growth | None = None) -> nn.Module:
+        return Supernet(form, size, growth or Growth(kinds(size.cells)), reference)
 
     def network(self, architecture: DartsArchitecture, form: ImageForm, size: Size, auxiliary: bool) -> nn.Module:
-        return Network(architecture, form, size, auxiliary)
+        return Network(architecture.cells, kinds(size.cells), form, size, auxiliary)
 
     def random(self, generator: torch.Generator) -> DartsArchitecture:
         """Per node two distinct predecessors, each with an operation other than none; all drawn uniformly."""
@@ -32,8 +32,16 @@ class DartsSpace(Space):
     def parse(self, value: Mapping[str, Any]) -> DartsArchitecture:
         return DartsArchitecture.parse(value)
 
-    def assemble(self, edges: Mapping[str, Sequence[tuple[int, float]]]) -> DartsArchitecture:
-        return DartsArchitecture(normal=strongest_edges(edges["normal"]), reduce=strongest_edges(edges["reduce"]))
+    def discretise(self, edges: Sequence[tuple[int, float]]) -> Pairs:
+        return strongest_edges(edges)
+
+    def compose(self, cells: Mapping[str, Pairs]) -> DartsArchitecture:
+        return DartsArchitecture(normal=tuple(cells["normal"]), reduce=tuple(cells["reduce"]))
+
+
+def kinds(cells: int) -> tuple[str, ...]:
+    """The type of each cell of a network of this depth."""
+    return tuple("reduce" if index in reductions(cells) else "normal" for index in range(cells))
 
 
 def random_cell(generator: torch.Generator) -> Cell:

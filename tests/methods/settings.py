@@ -1,20 +1,18 @@
 """A search that takes milliseconds a step, for every method: presets/digits.yaml with a tiny supernet."""
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from nas.complexity import Count
-from nas.config import SearchCommon, Size, read_yaml
-from nas.contracts import ImageForm
+from nas.config import SearchCommon, read_yaml
+from nas.contracts import ImageForm, Space
 from nas.data.dataset import Batch
 from nas.methods import METHODS, method_module, sections
 from nas.methods.base import Setting
-from nas.spaces.architecture import DartsArchitecture
 from nas.spaces.darts import DartsSpace
-from nas.spaces.registry import get_space
+from nas.spaces.layered import LayeredSpace
 
 TREE = read_yaml(Path(__file__).parents[2] / "presets" / "digits.yaml")
 PRESET, PRESET_DERIVE = TREE["search"], TREE["derive"]
@@ -24,40 +22,46 @@ STEPS = 2
 SHORT: dict[str, list[dict[str, Any]]] = {
     "random": [{"samples": 2}],
     "darts": [{"warmup_epochs": 1}, {"order": "second", "warmup_epochs": 0}],
+    "lfr-darts": [
+        {"future": "trainable", "order": "unrolled", "n_grow": 1, "epochs_each": 2, "skip_dropout": 0.1},
+        {"joint_reduction": False, "future": "absent", "epochs_each": 1, "warmup": 0, "inherit": True},
+        {"epochs_each": 4, "prune": "progressive", "max_skips": 1, "inherit": True},
+    ],
     "eoinas": [{"inherit": False}, {"pruning": "one_shot", "order": "a_then_w"}, {}],
 }
 CASES = [(name, changes) for name in METHODS for changes in SHORT.get(name, [{}])]
 
 
-SPACE = get_space("darts")
+SPACES = {"darts": DartsSpace, "layered": LayeredSpace}
+known: dict[Any, Any] = {}  # what was counted
 
 
-@cache
-def supernet_macs(form: ImageForm, size: Size) -> int:
-    return SPACE.supernet_macs(form, size)
-
-
-@cache
-def counted(architecture: DartsArchitecture, form: ImageForm, size: Size) -> Count:
-    return SPACE.count(architecture, form, size)
-
-
-class Remembering(DartsSpace):
-    """The space, which counts a network once: counting takes longer than training it for a step.
+class Remembering(Space):
+    """A space that counts a network once: counting takes longer than training it for a step.
 
     A supernet with some operations is taken to cost their share of all, unless `counts` says to count it.
     """
 
     counts = False
 
-    def supernet_macs(self, form: ImageForm, size: Size, alive: Any = None) -> int:
-        if alive is not None and self.counts:
-            return super().supernet_macs(form, size, alive)
-        full = supernet_macs(form, Size(cells=size.cells, channels=size.channels))
-        return full if alive is None else full * sum(len(ops) for kind in alive for ops in alive[kind]) // (28 * 8)
+    def supernet_macs(self, form: Any, size: Any, alive: Any = None, growth: Any = None) -> int:
+        if alive is not None and Remembering.counts:
+            return super().supernet_macs(form, size, alive, growth)
+        key = self.name, form, size.cells, size.channels, repr(growth)
+        if key not in known:
+            known[key] = super().supernet_macs(form, size, None, growth)
+        edges = [ops for kind in alive or () for ops in alive[kind]]
+        return known[key] * sum(map(len, edges)) // (8 * len(edges)) if edges else known[key]
 
-    def count(self, architecture: Any, form: ImageForm, size: Size) -> Count:
-        return counted(architecture, form, Size(cells=size.cells, channels=size.channels))
+    def count(self, architecture: Any, form: Any, size: Any) -> Count:
+        key = architecture, form, size.cells, size.channels
+        if key not in known:
+            known[key] = super().count(architecture, form, size)
+        return known[key]
+
+
+def remembering(name: str) -> Any:
+    return type("Remembering" + name, (Remembering, SPACES[name]), {})()
 
 
 def common(**changes: Any) -> SearchCommon:
@@ -65,15 +69,15 @@ def common(**changes: Any) -> SearchCommon:
     return SearchCommon.model_validate({**PRESET["common"], **small, **changes})
 
 
-def setting(**changes: Any) -> Setting:
-    return Setting(Remembering(), FORM, common(**changes), torch.device("cpu"), "float32", steps=STEPS)
+def setting(space: str = "darts", form: ImageForm = FORM, **changes: Any) -> Setting:
+    return Setting(remembering(space), form, common(**changes), torch.device("cpu"), "float32", steps=STEPS)
 
 
 def build(name: str, seed: int = 0, method: dict[str, Any] | None = None, **changes: Any) -> Any:
     """A method at the start of its search, as SearchJob builds it."""
-    params = sections()[0][name].model_validate({**PRESET[name], **(method or {})})
+    params: Any = sections()[0][name].model_validate({**PRESET[name], **(method or {})})
     torch.manual_seed(seed)
-    return method_module(name).Method(params, setting(**changes))
+    return method_module(name).Method(params, setting(params.space, **changes))
 
 
 def batch(seed: int, count: int = 4) -> Batch:

@@ -237,7 +237,7 @@ def test_what_a_slimming_point_keeps_and_what_it_resets():
         assert method.accuracy[kind].tolist() == stepped[kind]["accuracy"], "A is kept"
         assert not method.drawn[kind].any(), "F begins anew"
         assert torch.tensor(stepped[kind]["drawn"]).sum(-1).tolist() == [2 * STEPS] * 14
-    assert not method.alpha_optimiser.state, "Adam begins anew"
+    assert not method.architect.optimiser.state, "Adam begins anew"
 
 
 def test_a_slimming_point_itself_changes_no_weight_and_no_alpha():

@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -15,12 +16,14 @@ from nas.config import Size
 from nas.contracts import HardMix, ImageForm, SoftMix
 from nas.spaces import batched, kernels
 from nas.spaces.architecture import EDGES, PRIMITIVES, DartsArchitecture
-from nas.spaces.cells import AuxiliaryHead, FoundCell, Network, Supernet, reductions
+from nas.spaces.cells import AuxiliaryHead, FoundCell, reductions
 from nas.spaces.genotypes import GENOTYPES
+from nas.spaces.registry import get_space
 
+SPACE = get_space("darts")
 KINDS = ("normal", "reduce")
 E, O = len(EDGES), len(PRIMITIVES)  # noqa: E741 (the letters of the papers)
-SIZE = Size(cells=3, channels=2)
+SIZE = Size(cells=3, channels=2, stem="cifar")
 ODD = ImageForm(3, 9, 11, 4)
 EVEN = ImageForm(1, 8, 8, 4)
 
@@ -29,7 +32,7 @@ EVEN = ImageForm(1, 8, 8, 4)
 def built(form, size):
     """The plain supernet, the batched one, and the weights that both begin with."""
     torch.manual_seed(0)
-    plain, quick = Supernet(form, size, reference=True).double(), Supernet(form, size).double()
+    plain, quick = (SPACE.supernet(form, size, reference).double() for reference in (True, False))
     return plain, quick, {name: value.clone() for name, value in plain.state_dict().items()}
 
 
@@ -139,7 +142,7 @@ def test_the_batched_supernet_is_the_plain_one_with_dropped_skips():
 
 
 def test_the_batched_supernet_is_the_plain_one_with_more_cells_between_the_reductions():
-    assert_engines_agree(EVEN, soft, size=Size(cells=6, channels=2))
+    assert_engines_agree(EVEN, soft, size=Size(cells=6, channels=2, stem="cifar"))
 
 
 MASK = st.lists(st.lists(st.integers(0, O - 1), unique=True), min_size=E, max_size=E)
@@ -213,9 +216,9 @@ def test_dropout_behind_skips_acts_in_training_alone_and_on_skips_alone(referenc
 
 def test_state_dicts_of_the_two_engines_interchange():
     torch.manual_seed(3)
-    plain = Supernet(EVEN, SIZE, reference=True)
+    plain = SPACE.supernet(EVEN, SIZE, reference=True)
     torch.manual_seed(3)
-    quick = Supernet(EVEN, SIZE)
+    quick = SPACE.supernet(EVEN, SIZE)
     assert list(plain.state_dict()) == list(quick.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), quick.state_dict().values(), strict=True))
     plain.load_state_dict(quick.state_dict())
@@ -271,7 +274,7 @@ def test_the_sum_of_the_edges_of_a_node_is_the_sum_of_its_operations():
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 11), (28, 28), (32, 32)])
 @pytest.mark.parametrize("auxiliary", [True, False])
 def test_a_network_gives_logits_and_in_training_those_of_its_head(height, width, auxiliary):
-    network = Network(GENOTYPES["DARTS_V2"], ImageForm(1, height, width, 7), SIZE, auxiliary)
+    network = SPACE.network(GENOTYPES["DARTS_V2"], ImageForm(1, height, width, 7), SIZE, auxiliary)
     images = torch.randn(2, 1, height, width)
     logits, second = network(images)
     assert logits.shape == (2, 7)
@@ -291,7 +294,7 @@ def test_the_head_pools_an_8x8_map_by_windows_of_five_three_apart():
 
 
 def test_a_network_sets_its_widths_at_the_reductions():
-    network = Network(GENOTYPES["DARTS_V1"], EVEN, Size(cells=6, channels=4), auxiliary=True)
+    network: Any = SPACE.network(GENOTYPES["DARTS_V1"], EVEN, Size(cells=6, channels=4, stem="cifar"), auxiliary=True)
     shapes = []
     for cell in network.cells:
         cell.register_forward_hook(lambda _, __, y: shapes.append(tuple(y.shape[1:])))
@@ -303,7 +306,8 @@ def test_a_network_sets_its_widths_at_the_reductions():
 def test_drop_path_of_a_network_is_settable():
     torch.manual_seed(0)
     cells = DartsArchitecture(normal=cell_of("max_pool_3x3"), reduce=cell_of("max_pool_3x3"))
-    network, images = Network(cells, EVEN, SIZE, False), torch.randn(4, 1, 8, 8)
+    network: Any = SPACE.network(cells, EVEN, SIZE, False)
+    images = torch.randn(4, 1, 8, 8)
     plain = network(images)[0]
     network.drop_path = 0.9
     assert not torch.allclose(network(images)[0], plain)
@@ -317,8 +321,8 @@ def test_a_network_in_channels_last_is_the_one_in_nchw(form):
         normal=tuple((op, i % 2) for i, op in enumerate(operations)), reduce=cell_of("sep_conv_5x5")
     )
     torch.manual_seed(0)
-    plain = Network(cells, form, Size(cells=4, channels=4), auxiliary=True).double()
-    quick = Network(cells, form, Size(cells=4, channels=4), auxiliary=True).double()
+    plain = SPACE.network(cells, form, Size(cells=4, channels=4, stem="cifar"), auxiliary=True).double()
+    quick = SPACE.network(cells, form, Size(cells=4, channels=4, stem="cifar"), auxiliary=True).double()
     quick.load_state_dict(plain.state_dict())
     quick.to(memory_format=torch.channels_last)
     images = torch.randn(3, form.channels, form.height, form.width, dtype=torch.float64)

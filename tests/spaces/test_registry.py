@@ -9,7 +9,7 @@ from nas.contracts import HardMix, ImageForm, SoftMix
 from nas.spaces.architecture import Architecture
 from nas.spaces.registry import SPACES, get_space, register_space
 
-FORM, SIZE = ImageForm(1, 8, 8, 3), Size(cells=3, channels=2)
+FORM, SIZE = ImageForm(1, 8, 8, 3), Size(cells=5, channels=2, stem="cifar")
 IMAGES, LABELS = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
 
 
