@@ -83,10 +83,9 @@ def _draw(study: Study, rows: Sequence[Row], figures: Path) -> None:
             plots.slimming(trial, kind, figures / f"slimming-{trial.key}-{kind}")
         for found in trial.found:
             several = f", {found.name}" if len(trial.found) > 1 else ""
-            for graph in found.parsed.graphs():
-                drawing.draw(
-                    graph, figures / cell_name(trial, found, graph), f"{trial.key}{several}: {graph.name} cell"
-                )
+            for name, graphs in found.parsed.sheets().items():
+                title = f"{trial.key}{several}: {name} {'cells' if len(graphs) > 1 else 'cell'}"
+                drawing.draw(graphs, figures / cell_name(trial, found, name), title)
 
 
 def _swap(fresh: Path, old: Path) -> None:

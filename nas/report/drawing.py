@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -18,45 +19,76 @@ if TYPE_CHECKING:
 BOX, LABEL, TITLE = 11.0, 10.5, 11.0  # points
 HEIGHTS = {"box": 0.52, "label": 0.34, "pass": 0.20}  # inches that a slot takes in its column
 BOX_HEIGHT, LABEL_HEIGHT = 0.36, 0.24  # inches that are painted
-GAP, MARGIN, HEAD = 0.5, 0.14, 0.36  # inches between columns, around, and for the title
+GAP, MARGIN, HEAD = 0.5, 0.14, 0.36  # inches between columns, around, and for a title
+APART = 0.6  # inches between cells
 STRAY = 0.07  # inches that a long edge may leave its slot for a smoother way; neighbours are further off
 Point = tuple[float, float]
 Spot = tuple[float, float, float]  # centre x, centre y, width of the column
 
 
-def draw(graph: CellGraph, path_without_suffix: Path, title: str) -> None:
-    """Write the drawing of a cell as .svg and .png."""
+def draw(graphs: Sequence[CellGraph], path_without_suffix: Path, title: str) -> None:
+    """Write the drawing of cells, one beside the other, as .svg and .png."""
     with look():
-        save(compose(graph, title), path_without_suffix)
+        save(compose(graphs, title), path_without_suffix)
 
 
-def compose(graph: CellGraph, title: str) -> "Figure":
-    """The drawing as a figure of its own size, one data unit per inch; its texts are the title, boxes and labels."""
+def compose(graphs: Sequence[CellGraph], title: str) -> "Figure":
+    """The drawing as a figure of its own size, one data unit per inch; its texts are the titles, boxes and labels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    layout = arrange(graph, lambda slot: HEIGHTS[slot.kind])
-    widths = [max(_width(slot) for slot in column) for column in layout.columns]
-    centres = [MARGIN + sum(widths[:index]) + width / 2 + GAP * index for index, width in enumerate(widths)]
-    top = max(height + HEIGHTS[slot.kind] / 2 for slot, height in layout.heights.items())
-    low = min(height - HEIGHTS[slot.kind] / 2 for slot, height in layout.heights.items())
-    width = max(centres[-1] + widths[-1] / 2 + MARGIN, _text_width(title, TITLE) + 2 * MARGIN)
-    figure = Figure(figsize=(width, top - low + HEAD + MARGIN))
+    cells = [_place(graph) for graph in graphs]
+    top, low = max(cell.top for cell in cells), min(cell.low for cell in cells)
+    heads = [graph.name if len(graphs) > 1 else "" for graph in graphs]
+    widths = [max(cell.width, _text_width(head, TITLE)) for cell, head in zip(cells, heads, strict=True)]
+    width = max(sum(widths) + APART * (len(cells) - 1), _text_width(title, TITLE)) + 2 * MARGIN
+    head = HEAD * (2 if len(graphs) > 1 else 1)
+    figure = Figure(figsize=(width, top - low + head + MARGIN))
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, width), ylim=(low - MARGIN, top + HEAD))
+    axes.set(xlim=(0, width), ylim=(low - MARGIN, top + head))
     axes.set_axis_off()
-    axes.text(MARGIN, top + HEAD - MARGIN, title, fontsize=TITLE, va="top", color=SOFT)
+    axes.text(MARGIN, top + head - MARGIN, title, fontsize=TITLE, va="top", color=SOFT)
+    left = MARGIN
+    for graph, cell, name, taken in zip(graphs, cells, heads, widths, strict=True):
+        if name:
+            axes.text(left, top + HEAD - MARGIN, name, fontsize=TITLE, va="top", color=INK)
+        spots = {slot: (left + x, y, column) for slot, (x, y, column) in cell.spots.items()}
+        _draw_edges(axes, graph, cell.layout, spots)
+        for slot, spot in spots.items():
+            if slot.kind != "pass":
+                _draw_slot(axes, graph, slot, spot)
+        left += taken + APART
+    return figure
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A cell with the spots of its slots, in inches from its left side."""
+
+    layout: Layout
+    spots: Mapping[Slot, Spot]
+    width: float
+
+    @property
+    def top(self) -> float:
+        return max(y + HEIGHTS[slot.kind] / 2 for slot, (_, y, _) in self.spots.items())
+
+    @property
+    def low(self) -> float:
+        return min(y - HEIGHTS[slot.kind] / 2 for slot, (_, y, _) in self.spots.items())
+
+
+def _place(graph: CellGraph) -> _Placed:
+    layout = arrange(graph, lambda slot: HEIGHTS[slot.kind])
+    widths = [max(_width(slot) for slot in column) for column in layout.columns]
+    centres = [sum(widths[:index]) + width / 2 + GAP * index for index, width in enumerate(widths)]
     spots = {
         slot: (centres[index], layout.heights[slot], widths[index])
         for index, column in enumerate(layout.columns)
         for slot in column
     }
-    _draw_edges(axes, graph, layout, spots)
-    for slot, spot in spots.items():
-        if slot.kind != "pass":
-            _draw_slot(axes, graph, slot, spot)
-    return figure
+    return _Placed(layout, spots, centres[-1] + widths[-1] / 2)
 
 
 def _draw_edges(axes: "Axes", graph: CellGraph, layout: Layout, spots: Mapping[Slot, Spot]) -> None:

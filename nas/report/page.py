@@ -35,10 +35,10 @@ nav a { margin-right: .8rem; } a { color: #0a58a8; }
 """
 
 
-def cell_name(trial: Trial, found: Found, graph: CellGraph) -> str:
+def cell_name(trial: Trial, found: Found, sheet: str) -> str:
     """File name of a drawing without suffix; an architecture's name may hold what a file's may not."""
     safe = "".join(sign if sign.isalnum() or sign in "-_.=" else "_" for sign in found.name)
-    return f"cell-{trial.key}-{safe}-{graph.name}"
+    return f"cell-{trial.key}-{safe}-{sheet}"
 
 
 def page(study: Study, rows: Sequence[Row], figures: Path) -> str:
@@ -88,7 +88,7 @@ def _trial(trial: Trial, figures: Path) -> str:
     """Its cells in sight; the curves and the numbers of each network on demand."""
     parts = [f'<section id="{escape(trial.key)}"><h2>{escape(trial.key)}</h2>']
     for found in trial.found:
-        drawings = [_cell(trial, found, graph, figures) for graph in found.parsed.graphs()]
+        drawings = [_cells(trial, found, *sheet, figures) for sheet in found.parsed.sheets().items()]
         if len(trial.found) == 1:
             parts += [f"<p>{_identity(found)}</p>", *drawings]
         else:
@@ -134,9 +134,12 @@ def _networks(trial: Trial) -> str:
     return f'<details><summary>Networks</summary><div class="scroll">{table}</div></details>'
 
 
-def _cell(trial: Trial, found: Found, graph: CellGraph, figures: Path) -> str:
-    edges = "; ".join(f"{source} to {target}: {label or 'part of the output'}" for source, target, label in graph.edges)
-    return _picture(figures / f"{cell_name(trial, found, graph)}.svg", f"{graph.name} cell. {edges}", "")
+def _cells(trial: Trial, found: Found, sheet: str, graphs: Sequence[CellGraph], figures: Path) -> str:
+    texts = []
+    for graph in graphs:
+        edges = (f"{source} to {target}: {label or 'part of the output'}" for source, target, label in graph.edges)
+        texts.append(f"{graph.name} cell. {'; '.join(edges)}")
+    return _picture(figures / f"{cell_name(trial, found, sheet)}.svg", ". ".join(texts), "")
 
 
 def _picture(path: Path, alt: str, caption: str) -> str:

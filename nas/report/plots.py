@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NOT_FIGURES = {"epoch", "lr", "candidate"}  # of a search history: what the others are drawn over, or settings
+NOT_FIGURES = {
+    "epoch",
+    "lr",
+    "candidate",
+    "iteration",
+}  # of a search history: what the others are drawn over, or settings
 PAIRS = {"loss": "Loss, nats", "acc": "Accuracy, %"}
 PARTS = {"train": (SERIES[0], "-"), "valid": (SERIES[1], "--")}  # told apart without colour too
 Panel = Callable[["Axes"], None]
@@ -123,7 +128,8 @@ def _search_panels(rows: History) -> list[Panel]:
     ]
     if "entropy" in plain:
         panels.append(_line_panel(rows, "entropy", "Architecture entropy, nats"))
-    panels += [_line_panel(rows, name, name) for name in plain if name not in paired and name != "entropy"]
+    others = [name for name in plain if name not in paired and name != "entropy"]
+    panels += [_line_panel(rows, name, name.replace("_", " ").capitalize()) for name in others]
     cell_types = list(dict.fromkeys(name.split(".")[1] for name in names if name.startswith("ops.")))
     operations = _ordered({name.split(".", 2)[2] for name in names if name.startswith("ops.")})
     panels += [_ops_panel(rows, cell_type, operations) for cell_type in cell_types]

@@ -83,6 +83,10 @@ class Architecture(BaseModel):
         """One graph per cell type, in drawing order."""
         raise NotImplementedError
 
+    def sheets(self) -> dict[str, list[CellGraph]]:
+        """What is drawn in one picture, side by side, by the picture's name: each cell type by itself."""
+        return {graph.name: [graph] for graph in self.graphs()}
+
 
 A = TypeVar("A", bound=type[Architecture])
 
@@ -207,3 +211,7 @@ class LayeredArchitecture(Architecture):
 
     def graphs(self) -> list[CellGraph]:
         return [cell_graph(name, cell, CONCAT) for name, cell in self.cells.items()]
+
+    def sheets(self) -> dict[str, list[CellGraph]]:
+        """The stages side by side, shallow to deep: the normal cells, the reduction cells."""
+        return {kind: [g for g in self.graphs() if g.name.startswith(kind)] for kind in ("normal", "reduce")}

@@ -25,7 +25,7 @@ def cells(draw):
 def boxes(graph):
     """The figure, and the extents in pixels of the texts and of what is painted around them."""
     with look():
-        figure = compose(graph, graph.name)
+        figure = compose([graph], graph.name)
         figure.draw_without_rendering()
         axes = figure.axes[0]
         texts = [text.get_window_extent() for text in axes.texts]
@@ -67,7 +67,7 @@ def test_labels_are_the_operations_in_short_and_unknown_ones_in_full():
     ops = ("sep_conv_3x3", "dil_conv_5x5", "max_pool_3x3", "skip_connect", "conv_1x1", "mlp")
     graph = CellGraph("ops", ("in",), ("a",), "out", (*(("in", "a", op) for op in ops), ("a", "out", "")))
     with look():
-        texts = compose(graph, "").axes[0].texts
+        texts = compose([graph], "").axes[0].texts
     shown = {text.get_text() for text in texts if text.get_gid() == "label"}
     assert shown == {"sep 3×3", "dil 5×5", "max 3×3", "skip", "conv 1×1", "mlp"}
 
@@ -99,7 +99,7 @@ def test_a_circle_and_an_unknown_node_are_refused():
 
 def test_a_drawing_is_written_twice_with_the_same_bytes(tmp_path):
     for name in ("first", "second"):
-        draw(DARTS_V2, tmp_path / name, "DARTS_V2, normal cell")
+        draw([DARTS_V2], tmp_path / name, "DARTS_V2, normal cell")
     for suffix in (".svg", ".png"):
         first = (tmp_path / f"first{suffix}").read_bytes()
         assert first == (tmp_path / f"second{suffix}").read_bytes()
