@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas.complexity import Count, count, parameters
+from nas.complexity import Count, count, nearest_width, parameters
 from nas.config import Size
 from nas.contracts import ImageForm
 from nas.spaces.cells import AuxiliaryHead, stem
@@ -25,6 +25,18 @@ GOLDEN = {
 }
 
 
+# id -> (parameters, MACs) at L = 14, C = 48 for ImageNet.
+MOBILE = {
+    "DARTS_V1": (4_510_432, 505_864_704),
+    "DARTS_V2": (4_718_752, 529_911_552),
+    "PDARTS": (4_944_352, 542_819_328),
+    "EOI_GNAS": (5_818_528, 639_759_360),
+    "EOI_GNAS_2": (5_101_312, 555_322_560),
+    "EOI_SEG_GNAS": (5_039_104, 547_890_240),
+    "EOI_SEG": (5_111_968, 563_648_640),
+}
+
+
 def network_parameters(name, form, size, auxiliary=False):
     """Parameters of a published cell's network, which is built and never run."""
     with torch.device("meta"):
@@ -39,6 +51,13 @@ def test_every_published_cell_has_its_golden_sizes():
 def test_golden_parameters_and_macs_on_cifar10(name):
     found = get_space("darts").count(GENOTYPES[name], CIFAR10, LARGE)
     assert (found.params, found.macs) == GOLDEN[name][:2]
+
+
+@pytest.mark.parametrize("name", MOBILE)
+def test_golden_parameters_and_macs_on_imagenet(name):
+    size = Size(cells=14, channels=48, stem="imagenet")
+    found = get_space("darts").count(GENOTYPES[name], ImageForm(3, 224, 224, 1000), size)
+    assert (found.params, found.macs) == MOBILE[name]
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -127,3 +146,11 @@ def test_supernet_macs_count_every_operation_as_it_is_written_down():
     second = h2 * w2 * (8 * 8 + 16 * 8) + 8 * edge_macs(8, h4, w4, 2) + 6 * edge_macs(8, h4, w4, 1)
     expected = stem + normal + first + second + 32 * 10
     assert get_space("darts").supernet_macs(form, Size(cells=3, channels=2, stem="cifar")) == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"), [(1, 2), (40, 6), (100, 10), (120, 10), (121, 10), (123, 12), (400, 20)]
+)
+@pytest.mark.parametrize("start", [2, 10, 40])
+def test_the_nearest_width_is_even_and_the_narrower_of_two(target, expected, start):
+    assert nearest_width(lambda width: width * width, target, start) == expected

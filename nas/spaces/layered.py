@@ -12,7 +12,7 @@ from torch import nn
 
 from nas.config import Size
 from nas.contracts import Growth, ImageForm, Pairs, Space
-from nas.spaces.architecture import EDGES, PRIMITIVES, LayeredArchitecture
+from nas.spaces.architecture import EDGES, PRIMITIVES, ArchitectureError, LayeredArchitecture
 from nas.spaces.cells import Network, Supernet, reductions
 from nas.spaces.darts import random_cell, strongest_edges
 from nas.spaces.registry import register_space
@@ -47,7 +47,14 @@ class LayeredSpace(Space):
 
 
 def kinds(cells: int) -> tuple[str, ...]:
-    """The type of each cell of a network of this depth; the stages are equally long where cells = 3 n + 2."""
+    """The type of each cell of a network of this depth; the stages are equally long where cells = 3 n + 2.
+
+    Raises:
+        ArchitectureError: it is too shallow.
+    """
+    if cells < len(KINDS):
+        room = f"a network of {cells} cells has no room for 3 stages and 2 reductions"
+        raise ArchitectureError(f"{room}: expected cells of {len(KINDS)} or more")
     first, second = reductions(cells)
     stages = ["normal_1"] * first, ["normal_2"] * (second - first - 1), ["normal_3"] * (cells - second - 1)
     return (*stages[0], "reduce_1", *stages[1], "reduce_2", *stages[2])
