@@ -29,8 +29,9 @@ app = typer.Typer(add_completion=False, help=__doc__)
 def list_presets() -> None:
     """Name every preset, with the first line of its file."""
     path_of(BASE)  # says so when this is not the project's folder
+    width = max(map(len, names()))
     for name in names():
-        typer.echo(f"{name:14} {headline(name)}")
+        typer.echo(f"{name:{width}} {headline(name)}")
 
 
 @app.command()
