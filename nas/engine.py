@@ -1,7 +1,6 @@
-"""Where and how a network runs: device, memory layout, arithmetic. The one place that decides it.
+"""Where and how a network runs: device, memory layout, arithmetic, form of convolutions. The one place that decides it.
 
-Every network and batch lies in channels-last. Which form the convolutions of a supernet take on top of that is decided
-by nas.spaces.batched.prefers_merged; bench/ has the measurements.
+Every network and batch lies in channels-last; bench/ has the measurements.
 """
 
 from collections.abc import Callable
@@ -11,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nas.config import Runtime
+
+SMALL = 2**19  # multiplications of a 1x1 convolution of the map
 
 
 def place(network: nn.Module, device: torch.device, precision: str) -> nn.Module:
@@ -39,6 +40,14 @@ def _float32(outputs: Any) -> Any:
     return outputs.float() if isinstance(outputs, Tensor) else outputs
 
 
+def prefers_merged(x: Tensor) -> bool:
+    """Whether a depthwise convolution and the 1x1 behind it become one dense kernel in a supernet, for x [B, C, H, W].
+
+    Measured: where a matrix unit does its arithmetic, and for maps so small that the number of kernels is what costs.
+    """
+    return x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or x.numel() * x.shape[1] < SMALL
+
+
 def describe(runtime: Runtime, device: torch.device) -> str:
     """One line for the log: what the network runs on, and by which kernels."""
     if device.type == "cuda":
@@ -46,4 +55,6 @@ def describe(runtime: Runtime, device: torch.device) -> str:
     else:
         where = f"CPU ({torch.backends.cpu.get_cpu_capability()}), threads: {runtime.threads}"
     kernels = "deterministic kernels" if runtime.deterministic else "fastest kernels"
-    return f"engine: {where}, {runtime.precision}, channels-last, {kernels}, torch {torch.__version__}"
+    dense = device.type != "cpu" or runtime.precision == "bf16"
+    form = "supernet convolutions merged" if dense else "supernet convolutions factored, merged on small maps"
+    return f"engine: {where}, {runtime.precision}, channels-last, {form}, {kernels}, torch {torch.__version__}"

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nas.engine import prefers_merged
 from nas.spaces.architecture import EDGES, NODES, PRIMITIVES
 from nas.spaces.kernels import BATCH_NORM_EPS, beside, depthwise, normed_relu, normed_sum, reached
 
 Edge = Sequence[tuple[int, Tensor | None]]  # (operation, weight; None is 1) of what runs on an edge
 Held = list[tuple[int, Tensor | None]]  # (edge, weight) of the edges that hold an operation
 Part = tuple[int, Tensor]  # an edge and a map that adds to it
-SMALL = 2**19  # multiplications of a 1x1 convolution of the map
 LEAVING = tuple([e for e, (_, pred) in enumerate(EDGES) if pred == state] for state in range(1 + NODES))
 
 
@@ -74,12 +74,6 @@ def _leave(
     parts += _weighted(plain)
     empty = set(leaving) - {e for e, _ in parts}
     return parts + [(e, mixed_ops[e].ops[0](x)) for e in sorted(empty)]
-
-
-def prefers_merged(x: Tensor) -> bool:
-    """Measured (bench/): the dense form where a matrix unit does its arithmetic, and for maps so small that the number
-    of kernels is what costs; x is [B, C, H, W]."""
-    return x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or x.numel() * x.shape[1] < SMALL
 
 
 def _holders(leaving: Sequence[int], running: Sequence[Edge]) -> dict[int, Held]:

@@ -112,15 +112,6 @@ def test_the_batched_supernet_is_the_plain_one_when_everything_runs(form, traini
         assert (found[kind] != 0).all(), "every operation takes part, none through the share of the others"
 
 
-def test_the_form_of_the_convolutions_follows_the_map_and_the_arithmetic():
-    small, large = torch.empty(16, 16, 8, 8), torch.empty(16, 16, 32, 32)
-    assert batched.prefers_merged(small)
-    assert not batched.prefers_merged(large)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert batched.prefers_merged(large)
-    assert batched.prefers_merged(large.to("meta")), "any other device"
-
-
 def test_the_batched_supernet_is_the_plain_one_with_dropped_skips():
     draws = []
 

@@ -5,7 +5,7 @@ import torch
 
 from nas.config import Runtime
 from nas.contracts import ImageForm
-from nas.engine import describe, place
+from nas.engine import describe, place, prefers_merged
 from nas.spaces.cells import MixedCell
 from nas.spaces.genotypes import GENOTYPES
 from nas.spaces.registry import get_space
@@ -36,9 +36,24 @@ def test_weights_logits_and_gradients_are_float32_in_channels_last(network, prec
 def test_bf16_computes_in_bf16(network):
     seen = set()
     place(network, CPU, "bf16")
-    network.stem[0].register_forward_hook(lambda _, __, y: seen.add(y.dtype))
+    network.stem.whole[0].register_forward_hook(lambda _, __, y: seen.add(y.dtype))
     network(torch.randn(4, 1, 8, 8))
     assert seen == {torch.bfloat16}
+
+
+def test_the_form_of_the_convolutions_follows_the_map_and_the_arithmetic():
+    small, large = torch.empty(16, 16, 8, 8), torch.empty(16, 16, 32, 32)
+    assert prefers_merged(small)
+    assert not prefers_merged(large)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert prefers_merged(large)
+    assert prefers_merged(large.to("meta")), "any other device"
+
+
+@pytest.mark.parametrize(("precision", "form"), [("bf16", "merged"), ("float32", "factored, merged on small maps")])
+def test_the_log_says_which_form_the_convolutions_of_a_supernet_take(precision, form):
+    runtime = Runtime(device="cpu", threads=1, precision=precision, deterministic=True)
+    assert f"supernet convolutions {form}, deterministic" in describe(runtime, CPU)
 
 
 def test_the_log_says_what_runs():
