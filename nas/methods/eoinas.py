@@ -17,9 +17,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nas.config import Section
-from nas.contracts import SoftMix, Space
+from nas.contracts import ArchitectureLike, SoftMix, Space
 from nas.data.dataset import Batch
-from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, entropy, frozen, op_counts
+from nas.methods.base import Derived, SearchMethod, Setting, ValidPass, WeightTrainer, entropy, frozen, op_counts
+from nas.methods.contest import BestOf, best
 from nas.methods.relaxed import AlphaTrainer, shares
 from nas.tasks import Tally, judge
 
@@ -47,6 +48,9 @@ class Params(Section):
     inherit: bool
     order: Literal["w_then_a", "a_then_w"]
     alpha_compaction: Literal["aligned", "release"]
+    protocol: Literal["single", "best_of_k"]
+    k: int = Field(ge=1)  # searches of best_of_k
+    k_epochs: int = Field(ge=1)  # of the short training that compares what they found
 
 
 class DeriveParams(Section):
@@ -129,7 +133,7 @@ def compact_as_released(alpha: Tensor, before: Tensor, drop: list[int]) -> Tenso
     return out
 
 
-class Method(SearchMethod[Params]):
+class Search(SearchMethod[Params]):
     def setup(self) -> None:
         self.names = self.setting.space.variables()
         self.kinds = list(self.names)
@@ -352,6 +356,20 @@ class Method(SearchMethod[Params]):
         self.architect.load_state_dict(state["architect"])
 
 
+def Method(params: Params, setting: Setting) -> SearchMethod[Params]:
+    """A search, or with `best_of_k` several and a contest of what they found (ours; no row of a table by default)."""
+    if params.protocol == "single":
+        return Search(params, setting)
+    return BestOf(
+        lambda: Search(params, setting),
+        lambda state: architecture(state, setting.space),
+        params.k,
+        params.k_epochs,
+        params,
+        setting,
+    )
+
+
 def sampled(weights: Tensor) -> Tensor:
     """bool: the largest weight of each edge."""
     return nn.functional.one_hot(weights.detach().argmax(-1), weights.shape[-1]).bool()
@@ -375,8 +393,16 @@ def explained(point: Mapping[str, Any], names: Mapping[str, Any]) -> Iterator[st
 def derive(state: dict[str, Any], params: DeriveParams, space: Space) -> list[Derived]:
     """The survivors of the last slimming; an edge is as strong as the better indicator of its last two operations, with
     that of none counted as 0; node 2 keeps both edges, the others their two strongest (ties: lower edge)."""
+    if "best_of" not in state:
+        return [Derived("main", architecture(state, space), {})]
+    at = best(state["best_of"])
+    chosen = state["best_of"][at]
+    return [Derived("main", architecture(chosen["state"], space), {"search": at, "valid_acc": chosen["valid_acc"]})]
+
+
+def architecture(state: Mapping[str, Any], space: Space) -> ArchitectureLike:
     last = state["slimming"][-1]["cells"]
-    return [Derived("main", space.assemble({kind: survivors(cell) for kind, cell in last.items()}), {})]
+    return space.assemble({kind: survivors(cell) for kind, cell in last.items()})
 
 
 def survivors(cell: Mapping[str, Any]) -> list[tuple[int, float]]:

@@ -12,10 +12,11 @@ import torch
 from pydantic import Field
 
 from nas.config import Section
-from nas.contracts import Space
+from nas.contracts import ArchitectureLike, Space
 from nas.data.dataset import Batch
-from nas.methods.base import Derived, SearchMethod, Setting, ValidPass, WeightTrainer
-from nas.tasks import Tally, judge
+from nas.methods.base import Derived, SearchMethod, Setting, ValidPass
+from nas.methods.contest import Contest, best
+from nas.tasks import Tally
 
 
 class Params(Section):
@@ -30,80 +31,44 @@ class DeriveParams(Section):
 class Method(SearchMethod[Params]):
     def setup(self) -> None:
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        self.candidates = [self.setting.space.random(generator) for _ in range(self.params.samples)]
-        self.candidate_macs = self.count_candidates()
-        self.epochs_each = epochs_each(self.setting, self.candidate_macs)
-        self.results: list[dict[str, Any]] = []
-        self.build(0)
+        self.begin([self.setting.space.random(generator) for _ in range(self.params.samples)])
+
+    def begin(self, candidates: Sequence[ArchitectureLike]) -> None:
+        setting = self.setting
+        self.candidate_macs = [setting.space.count(a, setting.form, setting.common).macs for a in candidates]
+        self.contest = Contest(setting, candidates, epochs_each(setting, self.candidate_macs))
 
     @property
     def epochs(self) -> int:
-        return self.epochs_each * len(self.candidates)
-
-    def build(self, candidate: int) -> None:
-        """A fresh network, optimiser and schedule for one candidate."""
-        setting = self.setting
-        network = setting.space.network(self.candidates[candidate], setting.form, setting.common, auxiliary=False)
-        self.candidate, self.network = candidate, setting.place(network)
-        self.trainer = WeightTrainer(self.network, setting.common, self.epochs_each)
-
-    def count_candidates(self) -> list[int]:
-        """Multiply-adds of each candidate at search size, one image."""
-        setting = self.setting
-        return [setting.space.count(a, setting.form, setting.common).macs for a in self.candidates]
+        return self.contest.epochs
 
     def start_epoch(self, epoch: int) -> None:
         super().start_epoch(epoch)
-        candidate, own_epoch = divmod(epoch, self.epochs_each)
-        if candidate != self.candidate:
-            self.build(candidate)
-        self.trainer.start_epoch(own_epoch)
-        self.network.train()
+        self.contest.start_epoch(epoch)
 
     def step(self, train: Batch, valid: Batch) -> Tally:
-        logits, _ = self.network(train.images)
-        loss = self.setting.task.loss(logits, train.labels)
-        self.trainer.descend(loss)
         self.passes["train_images"] += len(train.labels)
-        return Tally.of(loss, self.setting.task.correct(logits, train.labels), len(train.labels))
+        return self.contest.step(train)
 
     def end_epoch(self, valid_pass: ValidPass) -> dict[str, Any]:
-        row: dict[str, Any] = {"lr": self.trainer.lr, "candidate": self.candidate}
-        if (self.epoch + 1) % self.epochs_each == 0:  # the last epoch of a candidate is what it is judged by
-            self.network.eval()
-            tally = judge(lambda images: self.network(images)[0], valid_pass(), self.setting.task)
-            row["valid_loss"], row["valid_acc"] = tally.means()
-            self.results.append({"valid_loss": row["valid_loss"], "valid_acc": row["valid_acc"]})
-        return row
+        return self.contest.end_epoch(self.epoch, valid_pass)
 
     def search_state(self) -> dict[str, Any]:
-        rows = zip(self.candidates, self.candidate_macs, self.results, strict=True)
+        rows = zip(self.contest.candidates, self.candidate_macs, self.contest.results, strict=True)
         candidates = [{"architecture": a.to_dict(), "id": a.id, "macs": m, **result} for a, m, result in rows]
-        return {"epochs_each": self.epochs_each, "candidates": candidates}
+        return {"epochs_each": self.contest.epochs_each, "candidates": candidates}
 
     def macs(self) -> int:
-        per_candidate = self.passes["train_images"] // len(self.candidates)  # all see the same images equally often
+        per_candidate = self.contest.images // len(self.candidate_macs)  # all see the same images equally often
         return 3 * per_candidate * sum(self.candidate_macs)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "epoch": self.epoch,
-            "passes": self.passes,
-            "candidates": [a.to_dict() for a in self.candidates],
-            "results": self.results,
-            "network": self.network.state_dict(),
-            "weights": self.trainer.optimiser.state_dict(),
-        }
+        return {"epoch": self.epoch, "passes": self.passes, "contest": self.contest.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.candidates = [self.setting.space.parse(a) for a in state["candidates"]]
-        self.candidate_macs = self.count_candidates()
-        self.epochs_each = epochs_each(self.setting, self.candidate_macs)
-        self.passes, self.results = dict(state["passes"]), list(state["results"])
-        self.build(state["epoch"] // self.epochs_each)
-        self.start_epoch(state["epoch"])
-        self.network.load_state_dict(state["network"])
-        self.trainer.optimiser.load_state_dict(state["weights"])
+        self.begin([self.setting.space.parse(a) for a in state["contest"]["candidates"]])
+        self.epoch, self.passes = state["epoch"], dict(state["passes"])
+        self.contest.load_state_dict(state["contest"], self.epoch)
 
 
 def epochs_each(setting: Setting, candidate_macs: Sequence[int]) -> int:
@@ -114,6 +79,5 @@ def epochs_each(setting: Setting, candidate_macs: Sequence[int]) -> int:
 
 def derive(state: dict[str, Any], params: DeriveParams, space: Space) -> list[Derived]:
     """The candidate of highest validation accuracy at its last epoch; ties: lower loss, then the earlier draw."""
-    ranked = sorted(state["candidates"], key=lambda c: (-c["valid_acc"], c["valid_loss"]))
-    best = ranked[0]
-    return [Derived("main", space.parse(best["architecture"]), {"valid_acc": best["valid_acc"]})]
+    winner = state["candidates"][best(state["candidates"])]
+    return [Derived("main", space.parse(winner["architecture"]), {"valid_acc": winner["valid_acc"]})]

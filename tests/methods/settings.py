@@ -27,7 +27,12 @@ SHORT: dict[str, list[dict[str, Any]]] = {
         {"joint_reduction": False, "future": "absent", "epochs_each": 1, "warmup": 0, "inherit": True},
         {"epochs_each": 4, "prune": "progressive", "max_skips": 1, "inherit": True},
     ],
-    "eoinas": [{"inherit": False}, {"pruning": "one_shot", "order": "a_then_w"}, {}],
+    "eoinas": [
+        {"inherit": False},
+        {"pruning": "one_shot", "order": "a_then_w"},
+        {"protocol": "best_of_k", "k": 2, "k_epochs": 1},
+        {},
+    ],
 }
 CASES = [(name, changes) for name in METHODS for changes in SHORT.get(name, [{}])]
 

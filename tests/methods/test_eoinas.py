@@ -13,6 +13,7 @@ from nas.spaces.architecture import DartsArchitecture
 from nas.spaces.genotypes import _darts
 from nas.spaces.registry import get_space
 from tests.methods.settings import STEPS, Remembering, advance, build
+from tests.methods.test_methods import saved
 
 eoinas = importlib.import_module("nas.methods.eoinas")
 NONE, MAX, AVG, SKIP, S3, S5, D3, D5 = range(8)
@@ -356,3 +357,37 @@ def test_the_engine_and_the_reference_slim_alike(monkeypatch):
     for kind in KINDS:
         assert torch.equal(quick.alive[kind], plain.alive[kind])
         torch.testing.assert_close(quick.alphas[kind], plain.alphas[kind], rtol=1e-5, atol=1e-6)
+
+
+def test_the_best_of_k_searches_is_what_a_short_training_prefers():
+    method = build("eoinas", method={"protocol": "best_of_k", "k": 3, "k_epochs": 2})
+    single = build("eoinas")
+    assert method.epochs == 3 * single.epochs + 3 * 2
+    rows = advance(method, 0, method.epochs * STEPS)
+    assert [row.get("alive") for row in rows[: single.epochs]] == [8, 8, 7, 6, 5, 4, 3, 2]
+    assert [row["candidate"] for row in rows[-6:]] == [0, 0, 1, 1, 2, 2]
+    state = method.search_state()
+    cells = [eoinas.architecture(run["state"], get_space("darts")) for run in state["best_of"]]
+    assert len({cell.id for cell in cells}) == 3, "every search is another one"
+    (found,) = eoinas.derive(state, None, get_space("darts"))
+    accuracies = [run["valid_acc"] for run in state["best_of"]]
+    assert found.notes["valid_acc"] == max(accuracies) == accuracies[found.notes["search"]]
+    assert found.architecture == cells[found.notes["search"]]
+    images = 4 * STEPS
+    assert method.passes == {"train_images": images * method.epochs, "valid_images": images * 3 * (single.epochs - 1)}
+    assert method.macs() > method.spent > 0
+
+
+@pytest.mark.parametrize("at", [7 * STEPS + 1, 9 * STEPS, 17 * STEPS + 1])  # in two searches and in the contest
+def test_a_best_of_k_search_goes_on_to_the_same_bits(at):
+    options = {"protocol": "best_of_k", "k": 2, "k_epochs": 1}
+    whole = build("eoinas", method=options)
+    advance(whole, 0, at)
+    kept, generator = saved(whole.state_dict()), torch.get_rng_state()
+    advance(whole, at, whole.epochs * STEPS)
+    again = build("eoinas", seed=5, method=options)
+    again.load_state_dict(kept)
+    torch.set_rng_state(generator)
+    advance(again, at, again.epochs * STEPS)
+    assert again.search_state() == whole.search_state()
+    assert again.macs() == whole.macs()

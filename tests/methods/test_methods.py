@@ -59,7 +59,9 @@ def assert_equal(found, expected, where=""):
 @pytest.mark.parametrize(("name", "changes"), list({name: (name, c) for name, c in CASES}.values()), ids=str)
 def test_a_search_that_goes_on_elsewhere_ends_with_the_same_bits(name, changes):
     undisturbed, rows, kept = build(name, method=changes), [], {}
-    first = STEPS * (undisturbed.epochs_each - 1 if name == "random" else 0)  # so that the second epoch begins anew
+    first = STEPS * (
+        undisturbed.contest.epochs_each - 1 if name == "random" else 0
+    )  # so that the second epoch begins anew
     for step in range(first, first + 2 * STEPS):
         rows += advance(undisturbed, step, step + 1)
         if step - first in (0, STEPS):

@@ -9,10 +9,10 @@ def test_all_candidates_together_spend_the_budget_and_one_epoch_more_would_excee
     method = build("random", method={"samples": 3}, epochs=2)
     here = method.setting
     macs = here.space.supernet_macs(here.form, here.common)
-    each = [here.space.count(a, here.form, here.common).macs for a in method.candidates]
+    each = [here.space.count(a, here.form, here.common).macs for a in method.contest.candidates]
     assert len(each) == 3
-    assert method.epochs_each * sum(each) <= 2 * 2 * macs < (method.epochs_each + 1) * sum(each)
-    assert method.epochs == 3 * method.epochs_each
+    assert method.contest.epochs_each * sum(each) <= 2 * 2 * macs < (method.contest.epochs_each + 1) * sum(each)
+    assert method.epochs == 3 * method.contest.epochs_each
     # A candidate that exceeds the budget alone trains for an epoch all the same.
     assert epochs_each(here, [4 * macs + 1]) == 1
 
@@ -20,13 +20,13 @@ def test_all_candidates_together_spend_the_budget_and_one_epoch_more_would_excee
 def test_every_candidate_is_valid_trained_by_its_own_schedule_and_judged_once():
     method = build("random", method={"samples": 2}, epochs=1)
     rows = advance(method, 0, method.epochs * STEPS)
-    each = method.epochs_each
+    each = method.contest.epochs_each
     assert [row["candidate"] for row in rows] == [n for n in range(2) for _ in range(each)]
     assert [row["lr"] for row in rows[:each]] == [row["lr"] for row in rows[each : 2 * each]]
     assert rows[0]["lr"] == method.setting.common.lr
     assert ["valid_acc" in row for row in rows] == ([False] * (each - 1) + [True]) * 2
     found = method.search_state()["candidates"]
-    assert len(found) == len(method.results) == 2
+    assert len(found) == len(method.contest.results) == 2
     for candidate, row in zip(found, rows[each - 1 :: each], strict=True):
         architecture = DartsArchitecture.parse(candidate["architecture"])
         assert architecture.id == candidate["id"]
