@@ -13,8 +13,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from nas.config import parse_yaml, validate
-from nas.report.ablation import Outcome, Searched, Tested
+from nas.config import parse_yaml
+from nas.report.ablation import Outcome, Retrained, Searched
 from stages.common import PARAMS, RUNS
 from stages.launch import Launcher
 from stages.variants import Variant
@@ -116,9 +116,8 @@ def outcomes(variant: Variant, ref: str) -> list[Outcome]:
     for key, method, _ in variant.config.runs():
         evaluated = metrics(variant, ref, f"{key}/evaluate.metrics.json")
         cost = metrics(variant, ref, f"{key}/search.cost.json") | metrics(variant, ref, f"{key}/search.metrics.json")
-        source = f"{variant.experiment}:{RUNS / key}"
-        tested = {name: validate(Tested, figures, name, source) for name, figures in evaluated.items()}
-        found.append(Outcome(method, validate(Searched, cost, "search", source), tested))
+        tested = {name: Retrained.model_validate(figures) for name, figures in evaluated.items()}
+        found.append(Outcome(method, Searched.model_validate(cost), tested))
     return found
 
 

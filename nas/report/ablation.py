@@ -21,7 +21,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
 
-class Tested(_Part):
+class Retrained(_Part):
     """The networks of one found architecture: percent and millions, means over retrain seeds."""
 
     test_error: float
@@ -42,7 +42,7 @@ class Outcome:
 
     method: str
     searched: Searched
-    tested: Mapping[str, Tested]
+    tested: Mapping[str, Retrained]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Line:
     variant: str
     label: str
     searched: Sequence[Searched]
-    tested: Sequence[Tested]
+    tested: Sequence[Retrained]
 
 
 def table(variants: Mapping[str, Sequence[Outcome]]) -> str:
