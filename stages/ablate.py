@@ -48,14 +48,17 @@ def run(
     variants = read(name)  # all that can be refused is refused here, before anything runs
     state = working_state()
     wrong = run_missing([variant for variant in variants if find(variant, state) is None], state, jobs)
-    text = page(name, variants, state)
-    if text:
+    found = {variant.label: (variant, ref) for variant in variants if (ref := find(variant, state))}
+    if found:
+        text = page(name, list(found.values()))
         show(text)
-    if text and out is not None:
-        write_text(out, text)
-    for label, told in wrong.items():
+        if out is not None:
+            write_text(out, text)
+    missing = [variant.label for variant in variants if variant.label not in found]
+    for label in missing:
+        told = wrong.get(label, "its experiment has other parameters or code than it was given")
         print(f"error: variant '{label}' did not finish; {told}", file=sys.stderr)
-    if wrong:
+    if missing:
         sys.exit(1)
 
 
@@ -64,37 +67,38 @@ def run_missing(variants: Sequence["Variant"], state: str, jobs: int) -> dict[st
     from stages.experiments import Experiments
     from stages.launch import slots
 
+    if not variants:
+        return {}
     experiments = Experiments(slots(jobs), state)
     for signum in (signal.SIGTERM, signal.SIGINT):  # DVC tidies up after SIGINT alone
         signal.signal(signum, lambda _, frame: experiments.stop(signal.SIGINT, frame))
-    if variants and not experiments.run("repro", "prepare"):  # once, before the variants that all start with it
+    if not experiments.run("repro", "prepare"):  # once, before the variants that all start with it
         return {variant.label: "`dvc repro prepare` failed" for variant in variants}
     return experiments.run_all(variants)
 
 
-def page(name: str, variants: Sequence["Variant"], state: str) -> str:
-    """The table of the variants that have been run, as Markdown."""
+def page(name: str, found: Sequence[tuple["Variant", str]]) -> str:
+    """The table of the variants that have been run, each with the ref of its experiment, as Markdown."""
     from nas.report.ablation import table
-    from stages.experiments import find, outcomes
+    from stages.experiments import outcomes
     from stages.variants import headline
 
-    refs = [(variant, ref) for variant in variants if (ref := find(variant, state))]
-    if not refs:
-        return ""
-    data = dict.fromkeys(f"{v.config.data.name}, {v.config.data.splits.test}" for v, _ in refs)
+    data = dict.fromkeys(f"{v.config.data.name}, {v.config.data.splits.test}" for v, _ in found)
     notes = [
         f"- Data and test split: {'; '.join(data)}. The rest of the protocol is params.yaml, or differs by variant.",
         f"- Each variant is the DVC experiment `ablation-{name}-<variant>`: `dvc exp show`, `dvc exp apply`.",
     ]
-    answer = table({variant.label: outcomes(variant, ref) for variant, ref in refs})
+    answer = table({variant.label: outcomes(variant, ref) for variant, ref in found})
     return "\n".join([f"**{name}**: {headline(name)}", "", answer + "\n".join(notes), ""])
 
 
 def show(text: str) -> None:
+    """Laid out for a terminal; as it is for a pipe, whose width nobody knows."""
     from rich.console import Console
     from rich.markdown import Markdown
 
-    Console().print(Markdown(text))
+    console = Console()
+    console.print(Markdown(text)) if console.is_terminal else typer.echo(text, nl=False)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from nas.report.table import DASH, duration, pipes, plus_minus, span
 NOTES = (
     "Test error: mean ± standard deviation (n − 1 in the divisor) over search seeds, of the means over retrain seeds; "
     f"{DASH} where n = 1 leaves no deviation. Sizes: lowest{DASH}highest where the networks of a row differ.",
+    "A difference no larger than the deviations, or of a few test images, may be chance alone.",
     "Search cost: mean wall time of one search. It belongs to the device, and varies from run to run.",
 )
 

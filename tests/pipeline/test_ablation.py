@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from stages.experiments import find, working_state
+from stages.experiments import Experiments, find, working_state
 from stages.variants import read
 from tests.pipeline.project import wait_until
 
@@ -100,11 +100,13 @@ def test_an_ablation_runs_what_is_missing_and_ends_in_a_table_of_the_recorded_me
     # A commit of something else leaves them found, another code does not.
     monkeypatch.chdir(project.folder)
     project.commit()
-    variants = read("rate")
-    assert all(find(variant, working_state()) for variant in variants)
+    variants, state = read("rate"), working_state()
+    assert all(find(variant, state) for variant in variants)
     with project.path("nas/methods/darts.py").open("a") as text:
         text.write("\n# a remark\n")
     assert not any(find(variant, working_state()) for variant in variants)
+    refusal = Experiments([""], state).experiment(variants[0])
+    assert refusal == "not begun, because params.yaml or the code has changed since the ablation began"
 
     project.run("git", "checkout", "nas")
     project.dvc("exp", "apply", fast)
@@ -117,8 +119,9 @@ def test_ctrl_c_ends_what_runs_and_leaves_what_is_finished(project):
     shim(project, 'grep -q "alpha_lr: 0.5" params.yaml && echo $$ > "$DVC_ROOT/.nas/asleep" && exec sleep 600')
     running = project.start(*RUN, "--jobs", "2")
     try:
-        wait_until(lambda: "ablation-rate-slow" in experiments(project), 120, "the variant that finishes", every=0.5)
-        wait_until(asleep.exists, 60, "the variant that waits", every=0.5)
+        log = project.path(".nas/ablations/ablation-rate-slow.log")
+        wait_until(lambda: log.exists() and "Ran experiment(s)" in log.read_text(), 120, "the variant that finishes")
+        wait_until(asleep.exists, 120, "the variant that waits")
         os.kill(running.pid, signal.SIGINT)
         said, _ = running.communicate(timeout=60)
     finally:
