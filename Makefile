@@ -22,7 +22,7 @@ export OMP_NUM_THREADS := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro status ui preset test smoke bench lint format type check lock clean
+.PHONY: help setup repro status ui preset ablation test smoke bench lint format type check lock clean
 
 help: ## print this page
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ ui: setup ## open the MLflow view of the runs
 
 preset: setup ## write presets/NAME.yaml into params.yaml (NAME=cifar10-small); without NAME list them
 	@$(BIN)/python -m stages.preset $(if $(NAME),use $(NAME),list)
+
+ablation: setup ## run presets/ablations/NAME.yaml over params.yaml, print its table; without NAME list them
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.ablate $(if $(NAME),run $(NAME) --jobs $(JOBS) $(ARGS),list)
 
 test: setup ## the whole test suite (PYTEST_ARGS="-m 'not slow'" for a part)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

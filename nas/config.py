@@ -224,14 +224,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; ParamsError when there is none."""
     if not path.is_file():
         raise ParamsError(f"{path}: no such file; run from the project's folder")
+    return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+
+
+def parse_yaml(text: str, source: str) -> dict[str, Any]:
+    """The mapping in a YAML text that came from `source`; ParamsError when there is none."""
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        tree = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
-        raise ParamsError(f"{path}: not valid YAML: {error}") from None
+        raise ParamsError(f"{source}: not valid YAML: {error}") from None
     except ParamsError as error:
-        raise ParamsError(f"{path}: {error}") from None
+        raise ParamsError(f"{source}: {error}") from None
     if not isinstance(tree, dict):
-        raise ParamsError(f"{path}: expected a mapping of sections, found {type(tree).__name__}")
+        raise ParamsError(f"{source}: expected a mapping of sections, found {type(tree).__name__}")
     return tree
 
 
@@ -250,7 +255,7 @@ def parse_config(
     derive: Mapping[str, type[Section]],
     source: str = "params.yaml",
 ) -> Config:
-    config = _validate(Config, tree, "", source)
+    config = validate(Config, tree, "", source)
     sections: dict[str, dict[str, type[Section]]] = {
         "search": {"common": SearchCommon, **search},
         "derive": dict(derive),
@@ -274,10 +279,11 @@ def parse_config(
 def _section(known: Mapping[str, type[Section]], key: str, value: Any, parent: str, source: str) -> Section:
     if key not in known:
         raise ParamsError(_unknown(f"{parent}.{key}", list(known), source))
-    return _validate(known[key], value, f"{parent}.{key}", source)
+    return validate(known[key], value, f"{parent}.{key}", source)
 
 
-def _validate(model: type[S], value: Any, prefix: str, source: str) -> S:
+def validate(model: type[S], value: Any, prefix: str, source: str) -> S:
+    """The value as a model. Raises ParamsError: a line per wrong key, each below `prefix` and with its `source`."""
     try:
         return model.model_validate(value)
     except ValidationError as error:

@@ -5,6 +5,7 @@ side as there are jobs, each on a GPU of its own where CUDA_VISIBLE_DEVICES name
 makes the report and whatever is left. Results are those of `dvc repro`: the order of the work changes no bit.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from types import FrameType
+from typing import IO
 
 import typer
 
@@ -29,16 +31,24 @@ class Launcher:
         for device in devices:
             self.devices.put(device)
         self.children: set[subprocess.Popen[bytes]] = set()
-        self.stopped = False
+        self.stopped = 0  # the signal that asked for it
 
     def run(self, *arguments: str, device: str = "") -> bool:
         """One DVC command; whether it went well."""
-        if self.stopped:
-            return False
+        return not self.stopped and self.finish(self.start(*arguments, device=device))
+
+    def start(self, *arguments: str, device: str = "", output: IO[str] | None = None) -> "subprocess.Popen[bytes]":
+        """A DVC command under way, in a process group of its own; it speaks to `output`, else to the terminal."""
         environment = os.environ | ({"CUDA_VISIBLE_DEVICES": device} if device else {})
-        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *arguments]
-        child = subprocess.Popen(command, env=environment, start_new_session=True)
+        command = [sys.executable, "-u", "-m", "dvc", "--wait-for-lock", *arguments]
+        error = subprocess.STDOUT if output else None
+        return subprocess.Popen(command, env=environment, start_new_session=True, stdout=output, stderr=error)
+
+    def finish(self, child: "subprocess.Popen[bytes]") -> bool:
+        """Wait for it, and hand it the signals meanwhile; whether it went well."""
         self.children.add(child)
+        if self.stopped:  # between its start and this
+            self.signal(child)
         code = child.wait()
         self.children.discard(child)
         return code == 0
@@ -48,14 +58,24 @@ class Launcher:
         device = self.devices.get()
         try:
             # -s: each stage alone, in this order; a look at `prepare` in every trial would make them wait or fail
-            return self.run("-s", *(f"{stage}@{key}" for stage in STAGES), device=device)
+            return self.run("repro", "-s", *(f"{stage}@{key}" for stage in STAGES), device=device)
         finally:
             self.devices.put(device)
 
     def stop(self, signum: int, _: FrameType | None) -> None:
-        self.stopped = True
+        self.stopped = signum
         for child in list(self.children):
-            os.killpg(child.pid, signum)
+            self.signal(child)
+
+    def signal(self, child: "subprocess.Popen[bytes]") -> None:
+        with contextlib.suppress(ProcessLookupError):  # ended by itself
+            os.killpg(child.pid, self.stopped)
+
+
+def slots(jobs: int) -> list[str]:
+    """The device of each job: one of several in CUDA_VISIBLE_DEVICES, or the same for all."""
+    visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
+    return (visible if len(visible) > 1 else visible * jobs or [""] * jobs)[:jobs]
 
 
 @app.command()
@@ -67,24 +87,23 @@ def launch(jobs: int = typer.Option(2, min=1, help="Trials side by side.")) -> N
         config = load()
     finally:
         stale = asked.wait() != 0
-    visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
-    slots = visible if len(visible) > 1 else visible * jobs or [""] * jobs
     if not stale:
         print("Everything is up to date.")
         return
-    launcher = Launcher(slots[:jobs])
+    places = slots(jobs)
+    launcher = Launcher(places)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, launcher.stop)
     keys = [key for key, _, _ in config.runs()]
-    if not launcher.run("prepare"):  # once, before the trials that all start with it
+    if not launcher.run("repro", "prepare"):  # once, before the trials that all start with it
         sys.exit(1)
-    with ThreadPoolExecutor(len(slots)) as pool:
+    with ThreadPoolExecutor(len(places)) as pool:
         outcomes = dict(zip(keys, pool.map(launcher.trial, keys), strict=True))
     failed = [key for key, good in outcomes.items() if not good]
     if failed:
         print(f"error: trials that did not finish: {', '.join(failed)}; run again to go on", file=sys.stderr)
         sys.exit(1)
-    sys.exit(0 if launcher.run() else 1)
+    sys.exit(0 if launcher.run("repro") else 1)
 
 
 if __name__ == "__main__":

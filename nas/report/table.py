@@ -174,10 +174,15 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def markdown(study: Study, rows: Sequence[Row]) -> str:
-    header, *body = [[text.replace("|", r"\|") for text in line] for line in cells(rows)]
-    rule = ["---:" if column.right else ":---" for column in columns(rows)]
-    table = ["| " + " | ".join(line) + " |" for line in (header, rule, *body)]
+    table = pipes(cells(rows), [column.right for column in columns(rows)])
     return "\n".join([*table, "", *(f"- {note}" for note in notes(study, rows))]) + "\n"
+
+
+def pipes(texts: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
+    """The lines of a Markdown table; the titles come first, and `right` says which columns stand to the right."""
+    header, *body = [[text.replace("|", r"\|") for text in line] for line in texts]
+    rule = ["---:" if aligned else ":---" for aligned in right]
+    return ["| " + " | ".join(line) + " |" for line in (header, rule, *body)]
 
 
 def latex(study: Study, rows: Sequence[Row]) -> str:
