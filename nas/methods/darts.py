@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nas.config import Section
-from nas.contracts import SoftMix, Space
+from nas.contracts import EdgeSpace, SoftMix
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, entropy, frozen, op_counts
 from nas.tasks import Tally, judge
@@ -34,8 +34,9 @@ class DeriveParams(Section):
 
 class Method(SearchMethod[Params]):
     def setup(self) -> None:
-        setting, variables = self.setting, self.setting.space.variables()
-        self.names = variables
+        setting, space = self.setting, self.setting.space
+        assert isinstance(space, EdgeSpace)
+        self.names = variables = space.variables()
         self.supernet = setting.place(setting.space.supernet(setting.form, setting.common))
         self.trainer = WeightTrainer(self.supernet, setting.common, self.epochs)
         self.alphas = {
@@ -178,7 +179,7 @@ def gradient(loss: Tensor, variables: Sequence[Tensor]) -> list[Tensor]:
     return list(torch.autograd.grad(loss, variables, allow_unused=True, materialize_grads=True))
 
 
-def derive(state: dict[str, Any], params: DeriveParams, space: Space) -> list[Derived]:
+def derive(state: dict[str, Any], params: DeriveParams, space: EdgeSpace) -> list[Derived]:
     """The paper's rule (section 2.4): per edge the strongest operation but none, per node the two strongest edges."""
     tables = {kind: torch.tensor(rows, dtype=torch.float64) for kind, rows in state["alphas"].items()}
     edges = {kind: strongest_ops(table, params.rule == "top2_without_none") for kind, table in tables.items()}

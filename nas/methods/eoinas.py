@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nas.config import Section
-from nas.contracts import SoftMix, Space
+from nas.contracts import EdgeSpace, SoftMix
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, entropy, frozen, op_counts
 from nas.tasks import Tally, judge
@@ -135,6 +135,7 @@ def compact_as_released(alpha: Tensor, before: Tensor, drop: list[int]) -> Tenso
 
 class Method(SearchMethod[Params]):
     def setup(self) -> None:
+        assert isinstance(self.setting.space, EdgeSpace)
         self.names = self.setting.space.variables()
         self.kinds = list(self.names)
         self.lam = self.chosen_lambda()
@@ -382,7 +383,7 @@ def explained(point: Mapping[str, Any], names: Mapping[str, Any]) -> Iterator[st
             yield f"  {kind} edge {e}, * goes: " + " | ".join(told)
 
 
-def derive(state: dict[str, Any], params: DeriveParams, space: Space) -> list[Derived]:
+def derive(state: dict[str, Any], params: DeriveParams, space: EdgeSpace) -> list[Derived]:
     """The survivors of the last slimming; an edge is as strong as the better indicator of its last two operations, with
     that of none counted as 0; node 2 keeps both edges, the others their two strongest (ties: lower edge)."""
     last = state["slimming"][-1]["cells"]
