@@ -151,6 +151,11 @@ class GateSpace(Space):
 
     feeding: ClassVar[tuple[tuple[int, ...], ...]]  # per node its edges from the inputs, whose channels always live
 
+    @property
+    @abstractmethod
+    def kinds(self) -> tuple[str, ...]:
+        """Those of GATES that the operation has."""
+
     @abstractmethod
     def of(self, op: str) -> "GateSpace":
         """The space with this operation on every edge."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nas.complexity import Count
 from nas.config import Size
-from nas.contracts import GateSpace, ImageForm
+from nas.contracts import GATES, GateSpace, ImageForm
 from nas.spaces.architecture import ChannelArchitecture
 from nas.spaces.channel_cells import CompactNetwork, GatedNetwork
 from nas.spaces.channel_masks import Gates, Masks, closed, every, statistics, uniform, widths
@@ -32,6 +32,10 @@ class ChannelSpace(GateSpace):
 
     def __init__(self, op: str = "sep_conv_3x3") -> None:
         self.op = op
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return GATES if OPERATIONS[self.op].double else ("op", "skip")
 
     def of(self, op: str) -> "ChannelSpace":
         return ChannelSpace(op)

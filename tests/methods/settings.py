@@ -20,11 +20,25 @@ TREE = read_yaml(Path(__file__).parents[2] / "presets" / "digits.yaml")
 PRESET, PRESET_DERIVE = TREE["search"], TREE["derive"]
 FORM = ImageForm(1, 8, 8, 3)
 STEPS = 2
+WINDOW = {"warmup": 0, "settle": 0, "budget": {"kind": "params", "value": 2500}}  # prunes in every epoch
 # What shortens a method's search: its further ways are tested beside its first.
 SHORT: dict[str, list[dict[str, Any]]] = {
     "random": [{"samples": 2}],
     "darts": [{"warmup_epochs": 1}, {"order": "second", "warmup_epochs": 0}],
     "eoinas": [{"inherit": False}, {"pruning": "one_shot", "order": "a_then_w"}, {}],
+    "tenas": [
+        {**WINDOW, "skip_mode": "fallback", "score_split": "valid"},
+        {
+            **WINDOW,
+            "score": "abs2017",
+            "op": "conv_3x3",
+            "budget": {"kind": "gates", "value": 0.5},
+            "schedule": "constant_gates",
+        },
+        {**WINDOW, "score": "bn_gamma", "skip_mode": "none", "cost_weight": True},
+        {**WINDOW, "score": "random"},
+        {**WINDOW, "score_ema": 0.9},
+    ],
 }
 CASES = [(name, changes) for name in METHODS for changes in SHORT.get(name, [{}])]
 
@@ -65,15 +79,16 @@ def common(**changes: Any) -> SearchCommon:
     return SearchCommon.model_validate({**PRESET["common"], **small, **changes})
 
 
-def setting(**changes: Any) -> Setting:
-    return Setting(Remembering(), FORM, common(**changes), torch.device("cpu"), "float32", steps=STEPS)
+def setting(space: str = "darts", **changes: Any) -> Setting:
+    chosen = Remembering() if space == "darts" else get_space(space)
+    return Setting(chosen, FORM, common(**changes), torch.device("cpu"), "float32", steps=STEPS)
 
 
 def build(name: str, seed: int = 0, method: dict[str, Any] | None = None, **changes: Any) -> Any:
     """A method at the start of its search, as SearchJob builds it."""
-    params = sections()[0][name].model_validate({**PRESET[name], **(method or {})})
+    params: Any = sections()[0][name].model_validate({**PRESET[name], **(method or {})})
     torch.manual_seed(seed)
-    return method_module(name).Method(params, setting(**changes))
+    return method_module(name).Method(params, setting(params.space, **changes))
 
 
 def batch(seed: int, count: int = 4) -> Batch:
