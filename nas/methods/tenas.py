@@ -49,6 +49,7 @@ class Params(Section):
     schedule: Literal["linear_params", "constant_gates"]
     budget: Budget
     warmup: int = Field(ge=0)  # W, epochs before the first pruning
+    prune_epochs: int = Field(ge=1)  # E - S - W
     settle: int = Field(ge=0)  # S, epochs after the last
     prune_every: int = Field(ge=1)  # F, iterations
 
@@ -65,11 +66,6 @@ class DeriveParams(Section):
 
 
 # --- Schedule
-
-
-def count_events(epochs: int, warmup: int, settle: int, iterations: int, every: int) -> int:
-    """T_ev = floor((E - S - W) iterations / F)."""
-    return max(epochs - settle - warmup, 0) * iterations // every
 
 
 def target_size(event: int, events: int, whole: int, budget: float) -> float:
@@ -155,6 +151,16 @@ class Method(SearchMethod[Params]):
         self.spent = 0  # multiply-adds
         self.apply()
 
+    @property
+    def epochs(self) -> int:
+        """E: the warm-up, the epochs that prune, and those in which the weights settle."""
+        return self.params.warmup + self.params.prune_epochs + self.params.settle
+
+    @property
+    def events_planned(self) -> int:
+        """T_ev = floor((E - S - W) iterations / F)."""
+        return self.params.prune_epochs * self.setting.steps // self.params.prune_every
+
     def rankable(self, table: Tensor) -> Tensor:
         """The gates that compete: op gates, and the mid and skip gates where there are such."""
         found = torch.zeros_like(table)
@@ -166,14 +172,11 @@ class Method(SearchMethod[Params]):
     def check(self) -> None:
         """ParamsError where no pruning can happen, or the budget cannot be reached."""
         params, common = self.params, self.setting.common
-        self.events_planned = count_events(
-            self.epochs, params.warmup, params.settle, self.setting.steps, params.prune_every
-        )
         if self.events_planned == 0:
             raise ParamsError(
-                f"search.tenas: {self.epochs} epochs of {self.setting.steps} iterations, less warmup ({params.warmup}) "
-                f"and settle ({params.settle}), hold no {params.prune_every} iterations (prune_every) to prune after; "
-                "lower one of them or raise search.common.epochs"
+                f"search.tenas.prune_every is {params.prune_every}, but prune_epochs: {params.prune_epochs} has only "
+                f"{params.prune_epochs * self.setting.steps} iterations: nothing would be pruned; lower the one or "
+                "raise the other"
             )
         if params.budget.kind != "gates":
             least = self.space.smallest(self.setting.form, common, params.skip_mode, params.mid_gates)
@@ -226,7 +229,7 @@ class Method(SearchMethod[Params]):
     def start_epoch(self, epoch: int) -> None:
         super().start_epoch(epoch)
         self.trainer.start_epoch(epoch)
-        self.pruning = self.params.warmup <= epoch < self.epochs - self.params.settle
+        self.pruning = 0 <= epoch - self.params.warmup < self.params.prune_epochs
         self.supernet.train()
 
     def step(self, train: Batch, valid: Batch) -> Tally:

@@ -20,7 +20,12 @@ TREE = read_yaml(Path(__file__).parents[2] / "presets" / "digits.yaml")
 PRESET, PRESET_DERIVE = TREE["search"], TREE["derive"]
 FORM = ImageForm(1, 8, 8, 3)
 STEPS = 2
-WINDOW = {"warmup": 0, "settle": 0, "budget": {"kind": "params", "value": 2500}}  # prunes in every epoch
+WINDOW = {
+    "warmup": 0,
+    "prune_epochs": 2,
+    "settle": 0,
+    "budget": {"kind": "params", "value": 2500},
+}  # prunes in every epoch
 # What shortens a method's search: its further ways are tested beside its first.
 SHORT: dict[str, list[dict[str, Any]]] = {
     "random": [{"samples": 2}],
