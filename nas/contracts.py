@@ -4,7 +4,7 @@ Shapes: B batch, C channels, H x W pixels, E edges (or other decision variables)
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -50,7 +50,22 @@ class HardMix:
     choices: Mapping[str, Sequence[int]]
 
 
-Mix = SoftMix | HardMix
+Mix = SoftMix | HardMix  # of edges
+
+
+@dataclass(frozen=True)
+class GateMix:
+    """The one operation of every edge runs, each channel times its gate; so does the channel-level skip beside it.
+
+    `gates`: per cell [E, 3, C], the three being those of GATES; or [B, E, 3, C], a gate per image. `running`: per cell
+    and edge whether the operation and the skip run at all, both when None.
+    """
+
+    gates: Sequence[Tensor]
+    running: Sequence[Sequence[tuple[bool, bool]]] | None = None
+
+
+GATES = ("op", "mid", "skip")  # on what the operation gives, in the middle of a double one, on the skip
 
 
 Pairs = Sequence[tuple[str, int]]  # a discrete cell: (operation, predecessor), two a node
@@ -78,33 +93,21 @@ class ArchitectureLike(Protocol):
 
 
 class Space(ABC):
-    """What may be found. `variables` are its decisions, the rest builds, draws and reads architectures."""
+    """What may be found: builds, draws and reads architectures. Its decisions are those of a subclass."""
 
     name: ClassVar[str]
 
     @abstractmethod
-    def variables(self) -> dict[str, tuple[tuple[str, ...], ...]]:
-        """Cell type -> the names of the categories of each decision variable (an edge's operations, for instance)."""
-
-    @abstractmethod
-    def supernet(self, form: ImageForm, size: Size, reference: bool = False, growth: Growth | None = None) -> nn.Module:
+    def supernet(self, form: ImageForm, size: Size, reference: bool = False) -> nn.Module:
         """A network whose forward(images [B, C, H, W], mix) gives logits [B, classes].
 
         `reference` runs one operation after the other, as the papers' code does: the same sums, read and counted with
-        ease. Without `growth` it has `size.cells` cells, all of them mixed.
+        ease.
         """
 
-    def supernet_macs(
-        self,
-        form: ImageForm,
-        size: Size,
-        alive: Mapping[str, Sequence[Sequence[int]]] | None = None,
-        growth: Growth | None = None,
-    ) -> int:
-        """Multiply-adds of one image with every (alive) operation on every edge, each counted as it is written down."""
-        tables = {kind: torch.empty(len(v), len(v[0]), device="meta") for kind, v in self.variables().items()}
-        mix = SoftMix(tables, alive)
-        return count(lambda: self.supernet(form, size, reference=True, growth=growth), form.shape, mix).macs
+    @abstractmethod
+    def supernet_macs(self, form: ImageForm, size: Size) -> int:
+        """Multiply-adds of one image with everything that a search may run, each counted as it is written down."""
 
     def count(self, architecture: Any, form: ImageForm, size: Size) -> Count:
         """Parameters and multiply-adds of the network of an architecture, by the convention of nas.complexity."""
@@ -122,6 +125,30 @@ class Space(ABC):
     def parse(self, value: Mapping[str, Any]) -> ArchitectureLike:
         """The architecture in a record; raises ArchitectureError."""
 
+
+class EdgeSpace(Space):
+    """A space whose decisions are operations on edges, one table per cell type; its supernet takes a Mix."""
+
+    @abstractmethod
+    def variables(self) -> dict[str, tuple[tuple[str, ...], ...]]:
+        """Cell type -> the names of the categories of each decision variable (an edge's operations, for instance)."""
+
+    @abstractmethod
+    def supernet(self, form: ImageForm, size: Size, reference: bool = False, growth: Growth | None = None) -> nn.Module:
+        """Without `growth` it has `size.cells` cells, all of them mixed."""
+
+    def supernet_macs(
+        self,
+        form: ImageForm,
+        size: Size,
+        alive: Mapping[str, Sequence[Sequence[int]]] | None = None,
+        growth: Growth | None = None,
+    ) -> int:
+        """Of the alive operations alone, where they are given."""
+        tables = {kind: torch.empty(len(v), len(v[0]), device="meta") for kind, v in self.variables().items()}
+        mix = SoftMix(tables, alive)
+        return count(lambda: self.supernet(form, size, reference=True, growth=growth), form.shape, mix).macs
+
     @abstractmethod
     def discretise(self, edges: Sequence[tuple[int, float]]) -> Pairs:
         """A cell of its edges' (operation, strength): the strongest edges of each node stay."""
@@ -133,3 +160,65 @@ class Space(ABC):
     def assemble(self, edges: Mapping[str, Sequence[tuple[int, float]]]) -> ArchitectureLike:
         """Cell type -> (operation, strength) per edge, to an architecture."""
         return self.compose({kind: self.discretise(scored) for kind, scored in edges.items()})
+
+
+class GatedSupernet(nn.Module, ABC):
+    """The supernet of a space of gates: forward(images, GateMix) -> logits."""
+
+    @abstractmethod
+    def parts(self, gates: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every weight that feeds gated channels alone, with its part (bool, broadcasts) that feeds an open one."""
+
+    @abstractmethod
+    def scales(self) -> list[Tensor]:
+        """Per cell |scale| [E, 3, C] of the batch norm before each gate, infinite where there is none."""
+
+
+class GateSpace(Space):
+    """A space whose decisions are channels: one fixed operation on every edge of every cell, and what each edge keeps.
+
+    Gates of a network are a table [E, 3, C] per cell, bool on the CPU; the three are those of GATES.
+    """
+
+    feeding: ClassVar[tuple[tuple[int, ...], ...]]  # per node its edges from the inputs, whose channels always live
+
+    @property
+    @abstractmethod
+    def kinds(self) -> tuple[str, ...]:
+        """Those of GATES that the operation has."""
+
+    @abstractmethod
+    def of(self, op: str) -> "GateSpace":
+        """The space with this operation on every edge."""
+
+    @abstractmethod
+    def supernet(self, form: ImageForm, size: Size, reference: bool = False, affine: bool = False) -> GatedSupernet:
+        """`affine`: the batch norms before the gates have scales and shifts."""
+
+    @abstractmethod
+    def every_gate(self, size: Size) -> list[Tensor]:
+        """All there are: open, where the operation has such a gate."""
+
+    @abstractmethod
+    def closed(self, gates: Sequence[Tensor]) -> list[Tensor]:
+        """The gates with everything closed that leads nowhere."""
+
+    @abstractmethod
+    def sizes(self, gates: Sequence[Tensor], form: ImageForm) -> tuple[Count, Count]:
+        """Of closed gates: the compact network, and the one whose kernels are masked."""
+
+    @abstractmethod
+    def smallest(self, form: ImageForm, size: Size, skip_mode: str, mid_gates: bool) -> Count:
+        """Sizes that no gates go below (`gated`, `none`: a bound; `fallback`: reached)."""
+
+    @abstractmethod
+    def costs(self, gates: Sequence[Tensor], form: ImageForm) -> list[Tensor]:
+        """Parameters that go with each gate, at least 1: float64."""
+
+    @abstractmethod
+    def architecture(self, gates: Sequence[Tensor], skip_mode: str) -> ArchitectureLike:
+        """The record of closed gates."""
+
+    @abstractmethod
+    def statistics(self, architecture: Any) -> dict[str, Any]:
+        """How the cells came out, JSON-able."""

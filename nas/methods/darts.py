@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from nas.config import Section
-from nas.contracts import SoftMix, Space
+from nas.contracts import EdgeSpace, SoftMix
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, entropy, frozen, op_counts
 from nas.methods.relaxed import AlphaTrainer, strongest_ops, unrolled_gradient
@@ -34,8 +34,9 @@ class DeriveParams(Section):
 
 class Method(SearchMethod[Params]):
     def setup(self) -> None:
-        setting, variables = self.setting, self.setting.space.variables()
-        self.names = variables
+        setting, space = self.setting, self.setting.space
+        assert isinstance(space, EdgeSpace)
+        self.names = variables = space.variables()
         self.supernet = setting.place(setting.space.supernet(setting.form, setting.common))
         self.trainer = WeightTrainer(self.supernet, setting.common, self.epochs)
         shapes = {kind: (len(edges), len(edges[0])) for kind, edges in variables.items()}
@@ -124,7 +125,7 @@ class Method(SearchMethod[Params]):
         self.architect.load_state_dict(state["architect"])
 
 
-def derive(state: dict[str, Any], params: DeriveParams, space: Space) -> list[Derived]:
+def derive(state: dict[str, Any], params: DeriveParams, space: EdgeSpace) -> list[Derived]:
     """The paper's rule (section 2.4): per edge the strongest operation but none, per node the two strongest edges."""
     tables = {kind: torch.tensor(rows, dtype=torch.float64) for kind, rows in state["alphas"].items()}
     edges = {kind: strongest_ops(real_shares(table, params.rule)) for kind, table in tables.items()}

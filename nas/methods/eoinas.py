@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nas.config import Section
-from nas.contracts import ArchitectureLike, SoftMix, Space
+from nas.contracts import ArchitectureLike, EdgeSpace, SoftMix
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, Setting, ValidPass, WeightTrainer, entropy, frozen, op_counts
 from nas.methods.contest import BestOf, best
@@ -135,7 +135,9 @@ def compact_as_released(alpha: Tensor, before: Tensor, drop: list[int]) -> Tenso
 
 class Search(SearchMethod[Params]):
     def setup(self) -> None:
-        self.names = self.setting.space.variables()
+        assert isinstance(self.setting.space, EdgeSpace)
+        self.space = self.setting.space
+        self.names = self.space.variables()
         self.kinds = list(self.names)
         self.lam = self.chosen_lambda()
         self.shape = len(self.names[self.kinds[0]]), len(self.names[self.kinds[0]][0])
@@ -189,7 +191,7 @@ class Search(SearchMethod[Params]):
         """What one image costs now, with the alive operations alone."""
         self.mask = {kind: alive.to(self.setting.device) for kind, alive in self.alive.items()}
         self.running = {kind: [row.nonzero().flatten().tolist() for row in self.alive[kind]] for kind in self.kinds}
-        self.image_macs = self.setting.space.supernet_macs(self.setting.form, self.setting.common, self.running)
+        self.image_macs = self.space.supernet_macs(self.setting.form, self.setting.common, self.running)
 
     # --- One epoch
 
@@ -360,9 +362,11 @@ def Method(params: Params, setting: Setting) -> SearchMethod[Params]:
     """A search, or with `best_of_k` several and a contest of what they found (ours; no row of a table by default)."""
     if params.protocol == "single":
         return Search(params, setting)
+    space = setting.space
+    assert isinstance(space, EdgeSpace)
     return BestOf(
         lambda: Search(params, setting),
-        lambda state: architecture(state, setting.space),
+        lambda state: architecture(state, space),
         params.k,
         params.k_epochs,
         params,
@@ -390,7 +394,7 @@ def explained(point: Mapping[str, Any], names: Mapping[str, Any]) -> Iterator[st
             yield f"  {kind} edge {e}, * goes: " + " | ".join(told)
 
 
-def derive(state: dict[str, Any], params: DeriveParams, space: Space) -> list[Derived]:
+def derive(state: dict[str, Any], params: DeriveParams, space: EdgeSpace) -> list[Derived]:
     """The survivors of the last slimming; an edge is as strong as the better indicator of its last two operations, with
     that of none counted as 0; node 2 keeps both edges, the others their two strongest (ties: lower edge)."""
     if "best_of" not in state:
@@ -400,7 +404,7 @@ def derive(state: dict[str, Any], params: DeriveParams, space: Space) -> list[De
     return [Derived("main", architecture(chosen["state"], space), {"search": at, "valid_acc": chosen["valid_acc"]})]
 
 
-def architecture(state: Mapping[str, Any], space: Space) -> ArchitectureLike:
+def architecture(state: Mapping[str, Any], space: EdgeSpace) -> ArchitectureLike:
     last = state["slimming"][-1]["cells"]
     return space.assemble({kind: survivors(cell) for kind, cell in last.items()})
 

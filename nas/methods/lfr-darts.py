@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from nas.config import Section, as_tuple
-from nas.contracts import Growth, Pairs, SoftMix, Space
+from nas.contracts import EdgeSpace, Growth, Pairs, SoftMix
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, entropy, frozen, op_counts
 from nas.methods.relaxed import AlphaTrainer, gradient, shares, strongest_ops, unrolled_gradient
@@ -130,7 +130,7 @@ def strengths(alpha: Tensor, alive: Tensor) -> list[tuple[int, float]]:
     return strongest_ops(shares(alpha, alive)[:, 1:])
 
 
-def prune(alpha: Tensor, alive: Tensor, space: Space, max_skips: int | None) -> Pairs:
+def prune(alpha: Tensor, alive: Tensor, space: EdgeSpace, max_skips: int | None) -> Pairs:
     """The cell that a table stands for: per edge the strongest operation but none, per node the two strongest edges.
 
     `max_skips`: while more skips stay, the weakest counts 0 on its edge and the rule is applied again (P-DARTS).
@@ -169,7 +169,9 @@ class Inheriting(Protocol):
 
 class Method(SearchMethod[Params]):
     def setup(self) -> None:
-        self.names = self.setting.space.variables()
+        assert isinstance(self.setting.space, EdgeSpace)
+        self.space = self.setting.space
+        self.names = self.space.variables()
         self.found: dict[str, list[tuple[str, int]]] = {}
         self.records: list[dict[str, Any]] = []
         self.spent = 0  # multiply-adds
@@ -187,7 +189,7 @@ class Method(SearchMethod[Params]):
         self.growth = Growth(row(params, iteration), {kind: self.found[kind] for kind in earlier})
         self.mixed = [kind for kind in TYPES if kind in self.growth.kinds and kind not in earlier]
         older = getattr(self, "supernet", None)
-        self.supernet = setting.place(setting.space.supernet(setting.form, setting.common, growth=self.growth))
+        self.supernet = setting.place(self.space.supernet(setting.form, setting.common, growth=self.growth))
         if params.inherit and older is not None:
             cast(Inheriting, self.supernet).inherit(older)
         self.trainer = WeightTrainer(self.supernet, setting.common, params.epochs_each)
@@ -211,7 +213,7 @@ class Method(SearchMethod[Params]):
         self.running = {kind: [r.nonzero().flatten().tolist() for r in alive] for kind, alive in self.alive.items()}
         self.mask = {kind: alive.to(self.setting.device) for kind, alive in self.alive.items()}
         setting = self.setting
-        self.image_macs = setting.space.supernet_macs(setting.form, setting.common, self.running, self.growth)
+        self.image_macs = self.space.supernet_macs(setting.form, setting.common, self.running, self.growth)
 
     # --- One epoch
 
@@ -314,7 +316,7 @@ class Method(SearchMethod[Params]):
         record = self.examined()
         for kind in self.current:
             limit = self.params.max_skips if kind in NORMALS else None
-            cell = prune(self.alphas[kind].cpu(), self.alive[kind], self.setting.space, limit)
+            cell = prune(self.alphas[kind].cpu(), self.alive[kind], self.space, limit)
             self.found[kind] = [(op, pred) for op, pred in cell]
             record["cells"][kind]["found"] = [list(pair) for pair in self.found[kind]]
         self.records.append(record)
@@ -391,7 +393,7 @@ def explained(record: Mapping[str, Any], found: Mapping[str, Pairs]) -> Iterator
 # --- Derivation
 
 
-def derive(state: dict[str, Any], params: DeriveParams, space: Space) -> list[Derived]:
+def derive(state: dict[str, Any], params: DeriveParams, space: EdgeSpace) -> list[Derived]:
     """The five cells as they were found, and the controls that the claim of layers is measured against (ours).
 
     `repeat_1` and `repeat_3`: the normal cell of the first or of the last stage everywhere; `_equal`: as wide as comes

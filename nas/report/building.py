@@ -9,10 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from nas.records import write_text
-from nas.report import drawing, plots
+from nas.report import channels, drawing, plots
 from nas.report.collect import Run, Study, collect
-from nas.report.page import cell_name, page
+from nas.report.page import cell_name, channels_name, page
 from nas.report.table import Row, latex, markdown, results_csv, results_metrics, summarise, table_csv
+from nas.spaces.architecture import ChannelArchitecture
 
 
 def build(runs: Sequence[Run], folder: Path, spec: Path, out: Path) -> list[dict[str, Any]]:
@@ -83,6 +84,8 @@ def _draw(study: Study, rows: Sequence[Row], figures: Path) -> None:
             plots.slimming(trial, kind, figures / f"slimming-{trial.key}-{kind}")
         for found in trial.found:
             several = f", {found.name}" if len(trial.found) > 1 else ""
+            if isinstance(found.parsed, ChannelArchitecture):
+                channels.kept(found.parsed, f"{trial.key}{several}", figures / channels_name(trial, found))
             for name, graphs in found.parsed.sheets().items():
                 title = f"{trial.key}{several}: {name} {'cells' if len(graphs) > 1 else 'cell'}"
                 drawing.draw(graphs, figures / cell_name(trial, found, name), title)

@@ -43,6 +43,7 @@ class Found(_Part):
     name: str
     id: str
     architecture: dict[str, Any]
+    notes: dict[str, Any] = {}
 
     @property
     def parsed(self) -> Architecture:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from nas.report import channels
 from nas.report.collect import Found, Study, Trial
 from nas.report.plots import slimmed
 from nas.report.table import Row, cells, columns, notes
-from nas.spaces.architecture import CellGraph
+from nas.spaces.architecture import CellGraph, ChannelArchitecture
 
 CSS = """
 :root { color-scheme: light; }
@@ -37,8 +38,15 @@ nav a { margin-right: .8rem; } a { color: #0a58a8; }
 
 def cell_name(trial: Trial, found: Found, sheet: str) -> str:
     """File name of a drawing without suffix; an architecture's name may hold what a file's may not."""
-    safe = "".join(sign if sign.isalnum() or sign in "-_.=" else "_" for sign in found.name)
-    return f"cell-{trial.key}-{safe}-{sheet}"
+    return f"cell-{trial.key}-{_safe(found.name)}-{sheet}"
+
+
+def channels_name(trial: Trial, found: Found) -> str:
+    return f"channels-{trial.key}-{_safe(found.name)}"
+
+
+def _safe(name: str) -> str:
+    return "".join(sign if sign.isalnum() or sign in "-_.=" else "_" for sign in name)
 
 
 def page(study: Study, rows: Sequence[Row], figures: Path) -> str:
@@ -89,6 +97,9 @@ def _trial(trial: Trial, figures: Path) -> str:
     parts = [f'<section id="{escape(trial.key)}"><h2>{escape(trial.key)}</h2>']
     for found in trial.found:
         drawings = [_cells(trial, found, *sheet, figures) for sheet in found.parsed.sheets().items()]
+        if isinstance(found.parsed, ChannelArchitecture):  # many cells, so the picture of all of them comes first
+            inner = f"<details><summary>Cells</summary>{''.join(drawings)}</details>"
+            drawings = [*_channels(trial, found, found.parsed, figures), inner]
         if len(trial.found) == 1:
             parts += [f"<p>{_identity(found)}</p>", *drawings]
         else:
@@ -140,6 +151,23 @@ def _cells(trial: Trial, found: Found, sheet: str, graphs: Sequence[CellGraph], 
         edges = (f"{source} to {target}: {label or 'part of the output'}" for source, target, label in graph.edges)
         texts.append(f"{graph.name} cell. {'; '.join(edges)}")
     return _picture(figures / f"{cell_name(trial, found, sheet)}.svg", ". ".join(texts), "")
+
+
+def _channels(trial: Trial, found: Found, architecture: ChannelArchitecture, figures: Path) -> list[str]:
+    """The picture of kept channels, and below it how the cells came out."""
+    header, *rows = channels.cells_table(architecture)
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in header)
+    body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in rows)
+    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    told = "".join(
+        f"<li>{escape(text)}</li>" for text in channels.sentences(architecture, found.notes.get("sizes", {}))
+    )
+    alt = "Channels that each edge of each cell keeps, of the operation, of its middle and of the skip"
+    return [
+        _picture(figures / f"{channels_name(trial, found)}.svg", alt, "White: none, dark: all channels of the cell."),
+        f"<ul>{told}</ul>",
+        f"<details><summary>Cells in numbers</summary>{table}</details>",
+    ]
 
 
 def _picture(path: Path, alt: str, caption: str) -> str:

@@ -74,11 +74,12 @@ def look() -> Iterator[None]:
 
 
 def colour(names: Sequence[str], name: str) -> str:
-    """The fixed colour of an operation; one from the series for an operation of another space."""
-    if name in OPS:
-        return OPS[name]
-    others = sorted(other for other in names if other not in OPS)
-    return SERIES[others.index(name) % len(SERIES)]
+    """The fixed colour of an operation, the first word of its label; one from the series for one of another space."""
+    kind = name.partition(" ")[0]
+    if kind in OPS:
+        return OPS[kind]
+    others = sorted({other.partition(" ")[0] for other in names} - set(OPS))
+    return SERIES[others.index(kind) % len(SERIES)]
 
 
 def grid(rows: int, columns: int, width: float = 4.0, height: float = 2.9) -> "tuple[Figure, list[Axes]]":

@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from nas.config import Size
-from nas.contracts import Growth, ImageForm, Pairs, Space
+from nas.contracts import EdgeSpace, Growth, ImageForm, Pairs
 from nas.spaces.architecture import EDGES, NODES, PRIMITIVES, Cell, DartsArchitecture
 from nas.spaces.cells import Network, Supernet, reductions
 from nas.spaces.registry import register_space
 
 
 @register_space("darts")
-class DartsSpace(Space):
+class DartsSpace(EdgeSpace):
     def variables(self) -> dict[str, tuple[tuple[str, ...], ...]]:
         return {kind: (PRIMITIVES,) * len(EDGES) for kind in ("normal", "reduce")}
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nas.config import Size
-from nas.contracts import Growth, ImageForm, Pairs, Space
+from nas.contracts import EdgeSpace, Growth, ImageForm, Pairs
 from nas.spaces.architecture import EDGES, PRIMITIVES, ArchitectureError, LayeredArchitecture
 from nas.spaces.cells import Network, Supernet, reductions
 from nas.spaces.darts import random_cell, strongest_edges
@@ -21,7 +21,7 @@ KINDS = ("normal_1", "reduce_1", "normal_2", "reduce_2", "normal_3")  # in order
 
 
 @register_space("layered")
-class LayeredSpace(Space):
+class LayeredSpace(EdgeSpace):
     def variables(self) -> dict[str, tuple[tuple[str, ...], ...]]:
         return {kind: (PRIMITIVES,) * len(EDGES) for kind in KINDS}
 

@@ -7,17 +7,24 @@ import torch
 
 from nas.complexity import Count
 from nas.config import SearchCommon, read_yaml
-from nas.contracts import ImageForm, Space
+from nas.contracts import EdgeSpace, ImageForm
 from nas.data.dataset import Batch
 from nas.methods import METHODS, method_module, sections
 from nas.methods.base import Setting
 from nas.spaces.darts import DartsSpace
 from nas.spaces.layered import LayeredSpace
+from nas.spaces.registry import get_space
 
 TREE = read_yaml(Path(__file__).parents[2] / "presets" / "digits.yaml")
 PRESET, PRESET_DERIVE = TREE["search"], TREE["derive"]
 FORM = ImageForm(1, 8, 8, 3)
 STEPS = 2
+WINDOW = {
+    "warmup": 0,
+    "prune_epochs": 2,
+    "settle": 0,
+    "budget": {"kind": "params", "value": 2500},
+}  # prunes in every epoch
 # What shortens a method's search: its further ways are tested beside its first.
 SHORT: dict[str, list[dict[str, Any]]] = {
     "random": [{"samples": 2}],
@@ -33,15 +40,28 @@ SHORT: dict[str, list[dict[str, Any]]] = {
         {"protocol": "best_of_k", "k": 2, "k_epochs": 1},
         {},
     ],
+    "tenas": [
+        {**WINDOW, "skip_mode": "fallback", "score_split": "valid"},
+        {
+            **WINDOW,
+            "score": "abs2017",
+            "op": "conv_3x3",
+            "budget": {"kind": "gates", "value": 0.5},
+            "schedule": "constant_gates",
+        },
+        {**WINDOW, "score": "bn_gamma", "skip_mode": "none", "cost_weight": True},
+        {**WINDOW, "score": "random"},
+        {**WINDOW, "score_ema": 0.9},
+    ],
 }
 CASES = [(name, changes) for name in METHODS for changes in SHORT.get(name, [{}])]
 
 
-SPACES = {"darts": DartsSpace, "layered": LayeredSpace}
+REMEMBERED = {"darts": DartsSpace, "layered": LayeredSpace}
 known: dict[Any, Any] = {}  # what was counted
 
 
-class Remembering(Space):
+class Remembering(EdgeSpace):
     """A space that counts a network once: counting takes longer than training it for a step.
 
     A supernet with some operations is taken to cost their share of all, unless `counts` says to count it.
@@ -66,7 +86,7 @@ class Remembering(Space):
 
 
 def remembering(name: str) -> Any:
-    return type("Remembering" + name, (Remembering, SPACES[name]), {})()
+    return type("Remembering" + name, (Remembering, REMEMBERED[name]), {})()
 
 
 def common(**changes: Any) -> SearchCommon:
@@ -75,7 +95,8 @@ def common(**changes: Any) -> SearchCommon:
 
 
 def setting(space: str = "darts", form: ImageForm = FORM, **changes: Any) -> Setting:
-    return Setting(remembering(space), form, common(**changes), torch.device("cpu"), "float32", steps=STEPS)
+    chosen = remembering(space) if space in REMEMBERED else get_space(space)
+    return Setting(chosen, form, common(**changes), torch.device("cpu"), "float32", steps=STEPS)
 
 
 def build(name: str, seed: int = 0, method: dict[str, Any] | None = None, **changes: Any) -> Any:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nas.methods.darts import DeriveParams, derive, real_shares
 from nas.methods.relaxed import gradient, strongest_ops, unrolled_gradient
 from nas.spaces.architecture import EDGES, PRIMITIVES
-from nas.spaces.registry import get_space
+from nas.spaces.darts import DartsSpace
 from tests.methods.settings import batch, build, valid_pass
 
 LR, MOMENTUM, DECAY = 0.1, 0.9, 0.3
@@ -144,7 +144,7 @@ WORKED = table(
 
 def found_cell(alpha, rule):
     state = {"alphas": {"normal": alpha.tolist(), "reduce": torch.zeros_like(alpha).tolist()}}
-    (derived,) = derive(state, DeriveParams(rule=rule), get_space("darts"))
+    (derived,) = derive(state, DeriveParams(rule=rule), DartsSpace())
     assert derived.name == "main"
     return derived.architecture.to_dict()
 

@@ -83,8 +83,8 @@ def with_pair(index, pair):
     [
         (changed(colour="red"), r"colour: Extra inputs are not permitted \(found 'red'\)"),
         (changed(schema_version=2), r"schema_version: Input should be 1 \(found 2\)"),
-        (changed(space="dart"), "space 'dart' is not known; known: darts"),
-        ({"normal": []}, "space None is not known; known: darts"),
+        (changed(space="dart"), "space 'dart' is not known; known: channel, darts"),
+        ({"normal": []}, "space None is not known; known: channel, darts"),
         ({"space": "darts", "normal": GENOTYPES["DARTS_V2"].to_dict()["normal"]}, "reduce: Field required"),
         (changed(normal=GENOTYPES["DARTS_V2"].to_dict()["normal"][:7]), "normal has 7 pairs, expected 8"),
         (with_pair(1, ["none", 1]), "normal, node 2: operation 'none' is not one of max_pool_3x3, "),

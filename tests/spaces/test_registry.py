@@ -1,16 +1,25 @@
 """What every space must do. A new space is tested by being in SPACES."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from nas.config import Size
-from nas.contracts import HardMix, ImageForm, SoftMix
+from nas.contracts import EdgeSpace, GateMix, GateSpace, HardMix, ImageForm, SoftMix
 from nas.spaces.architecture import Architecture
 from nas.spaces.registry import SPACES, get_space, register_space
 
 FORM, SIZE = ImageForm(1, 8, 8, 3), Size(cells=5, channels=2, stem="cifar")
 IMAGES, LABELS = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
+
+EDGE_SPACES = [name for name in SPACES if isinstance(get_space(name), EdgeSpace)]
+GATE_SPACES = [name for name in SPACES if isinstance(get_space(name), GateSpace)]
+
+
+def test_every_space_is_of_edges_or_of_gates():
+    assert sorted(EDGE_SPACES + GATE_SPACES) == sorted(SPACES)
 
 
 def train_a_step(network, logits_of):
@@ -24,9 +33,9 @@ def train_a_step(network, logits_of):
     assert all(p.isfinite().all() for p in network.parameters())
 
 
-@pytest.mark.parametrize("name", SPACES)
-def test_every_space_trains_a_step_of_its_supernet_by_soft_and_hard_mixes(name):
-    space = get_space(name)
+@pytest.mark.parametrize("name", EDGE_SPACES)
+def test_every_space_of_edges_trains_a_step_of_its_supernet_by_soft_and_hard_mixes(name):
+    space: Any = get_space(name)
     tables = {
         kind: torch.full((len(v), len(v[0])), 1 / len(v[0])).requires_grad_() for kind, v in space.variables().items()
     }
@@ -37,9 +46,24 @@ def test_every_space_trains_a_step_of_its_supernet_by_soft_and_hard_mixes(name):
     train_a_step(network, lambda: network(IMAGES, HardMix(choices)))
 
 
+@pytest.mark.parametrize("name", GATE_SPACES)
+def test_every_space_of_gates_trains_a_step_of_its_supernet_by_a_gate_mix(name):
+    space: Any = get_space(name)
+    network, gates = space.supernet(FORM, SIZE), space.every_gate(SIZE)
+    tables = [table.float().requires_grad_() for table in gates]
+    train_a_step(network, lambda: network(IMAGES, GateMix(tables)))
+    assert all(table.grad is not None and table.grad.abs().sum() > 0 for table in tables)
+    assert all(map(torch.equal, space.closed(gates), gates))
+    compact, masked = space.sizes(gates, FORM)
+    assert compact == masked
+    assert compact.macs == space.supernet_macs(FORM, SIZE)
+    assert [cost.shape for cost in space.costs(gates, FORM)] == [table.shape for table in gates]
+    assert space.statistics(space.architecture(gates, "gated"))
+
+
 @pytest.mark.parametrize("name", SPACES)
 def test_every_space_draws_architectures_that_come_back_count_and_train_a_step(name):
-    space = get_space(name)
+    space: Any = get_space(name)
     drawn = space.random(torch.Generator().manual_seed(0))
     again = space.parse(drawn.to_dict())
     assert again == Architecture.from_dict(drawn.to_dict()) == drawn
@@ -51,9 +75,9 @@ def test_every_space_draws_architectures_that_come_back_count_and_train_a_step(n
     train_a_step(network, lambda: network(IMAGES)[0])
 
 
-@pytest.mark.parametrize("name", SPACES)
-def test_every_space_assembles_an_architecture_from_scored_edges(name):
-    space = get_space(name)
+@pytest.mark.parametrize("name", EDGE_SPACES)
+def test_every_space_of_edges_assembles_an_architecture_from_scored_edges(name):
+    space: Any = get_space(name)
     edges = {kind: [(len(v[0]) - 1, 1.0 / (1 + e)) for e in range(len(v))] for kind, v in space.variables().items()}
     assert Architecture.from_dict(space.assemble(edges).to_dict()).id == space.assemble(edges).id
 

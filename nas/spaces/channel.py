@@ -1,0 +1,125 @@
+"""Space `channel`: one fixed operation on all 14 edges of every cell; what is chosen is which channels each edge keeps.
+
+Ours, as a reading of TENAS' abstract (docs/methods/tenas.md); skeleton of DARTS. Sets are in channel_masks.py, their
+costs in channel_sizes.py, the way to another size in channel_transfer.py, the networks in channel_cells.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas.complexity import Count
+from nas.config import Size
+from nas.contracts import GATES, GateSpace, ImageForm
+from nas.spaces.architecture import ChannelArchitecture
+from nas.spaces.channel_cells import CompactNetwork, GatedNetwork
+from nas.spaces.channel_masks import Gates, Masks, closed, every, statistics, uniform, widths
+from nas.spaces.channel_sizes import OPERATIONS, effective, first_halves, marginal, nominal
+from nas.spaces.registry import register_space
+from nas.spaces.topology import EDGES, NODES
+
+SMALLEST = Size(cells=3, channels=2, stem="cifar")
+
+
+@register_space("channel")
+class ChannelSpace(GateSpace):
+    feeding: ClassVar[tuple[tuple[int, ...], ...]] = tuple(
+        tuple(e for e, (j, pred) in enumerate(EDGES) if j == node and pred < 2) for node in range(2, 2 + NODES)
+    )
+
+    def __init__(self, op: str = "sep_conv_3x3") -> None:
+        self.op = op
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return GATES if OPERATIONS[self.op].double else ("op", "skip")
+
+    def of(self, op: str) -> "ChannelSpace":
+        return ChannelSpace(op)
+
+    def supernet(self, form: ImageForm, size: Size, reference: bool = False, affine: bool = False) -> GatedNetwork:
+        """There is one engine, so `reference` changes nothing."""
+        return GatedNetwork(form, size, self.op, affine)
+
+    def supernet_macs(
+        self, form: ImageForm, size: Size, alive: Mapping[str, Sequence[Sequence[int]]] | None = None
+    ) -> int:
+        """With every edge there: `alive` speaks of operations, of which an edge has one."""
+        return effective(uniform(self.op, size.cells, size.channels), form).macs
+
+    def network(
+        self, architecture: ChannelArchitecture, form: ImageForm, size: Size, auxiliary: bool
+    ) -> CompactNetwork:
+        """The compact network; TransferError where the masks cannot be had at this size."""
+        return CompactNetwork(architecture.masks_at(size.cells, size.channels), form, auxiliary)
+
+    def random(self, generator: torch.Generator, size: Size = SMALLEST) -> ChannelArchitecture:
+        """Every gate open with probability 1/2; per node one skip from an input, drawn uniformly, is open anyhow."""
+        gates = self.every_gate(size)
+        for table in gates:
+            halves = torch.rand(table.shape, generator=generator) < 0.5
+            halves[:, 1] |= not OPERATIONS[self.op].double
+            table &= halves
+            for edges in self.feeding:
+                drawn = torch.randint(len(edges) * table.shape[-1], (), generator=generator)
+                place, channel = divmod(int(drawn), table.shape[-1])
+                table[edges[place], 2, channel] = True
+        return self.architecture(self.closed(gates), "gated")
+
+    def parse(self, value: Mapping[str, Any]) -> ChannelArchitecture:
+        return ChannelArchitecture.parse(value)
+
+    def every_gate(self, size: Size) -> list[Tensor]:
+        return [torch.ones(len(EDGES), 3, width, dtype=torch.bool) for width in widths(size.cells, size.channels)]
+
+    def closed(self, gates: Sequence[Tensor]) -> list[Tensor]:
+        return to_gates(closed(to_masks(gates, self.op)))
+
+    def sizes(self, gates: Sequence[Tensor], form: ImageForm) -> tuple[Count, Count]:
+        masks = to_masks(gates, self.op)
+        return Count(*effective(masks, form)), Count(*nominal(masks, form))
+
+    def smallest(self, form: ImageForm, size: Size, skip_mode: str, mid_gates: bool) -> Count:
+        """Without gates in the middle of double operations: all first halves, as the notes want it; else one channel
+        per node, from the newer input, or with `fallback` every skip."""
+        masks = uniform(self.op, size.cells, size.channels, lambda w: Gates(0, 0, every(w)))
+        if not mid_gates and OPERATIONS[self.op].double:
+            return Count(first_halves(masks, form), 0)
+        if skip_mode == "fallback":
+            return Count(*effective(masks, form))
+        kept = Gates(1, 1, 0) if skip_mode == "none" else Gates(0, 0, 1)
+        lifelines = {edges[1] for edges in self.feeding}
+        cell = tuple(kept if e in lifelines else Gates(0, 0, 0) for e in range(len(EDGES)))
+        return Count(*effective(Masks(self.op, size.channels, (cell,) * size.cells), form))
+
+    def costs(self, gates: Sequence[Tensor], form: ImageForm) -> list[Tensor]:
+        return [torch.tensor(cell, dtype=torch.float64) for cell in marginal(to_masks(gates, self.op), form)]
+
+    def architecture(self, gates: Sequence[Tensor], skip_mode: str) -> ChannelArchitecture:
+        return ChannelArchitecture.of(to_masks(gates, self.op), skip_mode)
+
+    def statistics(self, architecture: ChannelArchitecture) -> dict[str, Any]:
+        return statistics(architecture.masks)
+
+
+def to_masks(gates: Sequence[Tensor], op: str) -> Masks:
+    """Tables [E, 3, C] of bool, on the CPU, as sets."""
+    cells = []
+    for table in gates:
+        rows = np.packbits(table.numpy(), axis=-1, bitorder="little")
+        cells.append(tuple(Gates(*(int.from_bytes(row.tobytes(), "little") for row in edge)) for edge in rows))
+    return Masks(op, gates[0].shape[-1], tuple(cells))
+
+
+def to_gates(masks: Masks) -> list[Tensor]:
+    """The inverse of `to_masks`."""
+    found = []
+    for cell, width in masks.each():
+        length = -(-width // 8)
+        rows = np.frombuffer(b"".join(s.to_bytes(length, "little") for edge in cell for s in edge), dtype=np.uint8)
+        bits = np.unpackbits(rows.reshape(len(EDGES), 3, length), axis=-1, count=width, bitorder="little")
+        found.append(torch.from_numpy(bits.astype(bool)))
+    return found

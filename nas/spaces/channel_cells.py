@@ -1,0 +1,347 @@
+"""Cells of one fixed operation: gated, as a search trains them, and compact, with dead channels truly gone.
+
+Shape legend: B batch, C width of the cell, H x W its map, E = 14 edges; U, M, S, K as in channel_masks.
+A node is the sum over its edges of  g_op * op(x) + g_skip * S(x);  S is the identity, and average pooling 2x2 where the
+edge has stride 2. Gates act right after batch norms; a double operation has one more in its middle.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nas.config import Size
+from nas.contracts import GatedSupernet, GateMix, ImageForm
+from nas.spaces.cells import AuxiliaryHead, _layout, _sum, _Widths, preprocess, stem
+from nas.spaces.channel_masks import Cell, Masks, live, members
+from nas.spaces.channel_sizes import OPERATIONS, STEM_MULTIPLIER, Operation
+from nas.spaces.ops import DepthwiseConv2d, PointwiseConv2d, batch_norm, drop_path, relu_conv_bn
+from nas.spaces.topology import EDGES, NODES
+
+
+class Pass(nn.Module):
+    """ReLU, convolution, batch norm, gate: [B, c_in, H, W] -> [B, c_out, ceil(H / stride), ceil(W / stride)]."""
+
+    def __init__(self, operation: Operation, c_in: int, c_out: int, stride: int, affine: bool) -> None:
+        super().__init__()
+        kernel, dilation = operation.kernel, operation.dilation
+        self.depthwise = DepthwiseConv2d(c_in, kernel, stride, dilation) if operation.separable else None
+        self.convolution = (
+            PointwiseConv2d(c_in, c_out)
+            if operation.separable
+            else nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
+        )
+        self.bn = batch_norm(c_out, affine)
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        """`gate`: [C], [B, C], or None for an open one."""
+        x = F.relu(x)
+        x = self.convolution(x if self.depthwise is None else self.depthwise(x))
+        return self.bn(x) if gate is None else gated_norm(self.bn, x, gate)
+
+    def parts(self, inputs: Tensor | None, outputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Weights that feed gated channels alone, with what of them feeds an open one."""
+        rows, columns = outputs[:, None, None, None], inputs
+        yield self.convolution.weight, rows if columns is None else rows & columns[:, None, None]
+        if self.depthwise is not None and columns is not None:
+            yield self.depthwise.weight, columns[:, None, None, None]
+        yield from ((scale, outputs) for scale in self.bn.parameters())  # none in a search by gradients
+
+
+def gated_norm(bn: nn.Module, x: Tensor, gate: Tensor) -> Tensor:
+    """gate * batch norm(x). A gate per channel is the norm's own scale, which costs no pass over the pixels."""
+    assert isinstance(bn, nn.BatchNorm2d)
+    if gate.dim() > 1:
+        y = bn(x)
+        return y * gate[:, :, None, None].to(y.dtype)
+    scale, shift = (bn.weight * gate, bn.bias * gate) if bn.affine else (gate, None)
+    by_batch = bn.training or bn.running_mean is None
+    return F.batch_norm(x, bn.running_mean, bn.running_var, scale, shift, by_batch, bn.momentum or 0.0, bn.eps)
+
+
+class Edge(nn.Module):
+    """The operation of an edge: u channels in, m in the middle if it is double, s out."""
+
+    def __init__(self, operation: Operation, u: int, m: int, s: int, stride: int, affine: bool) -> None:
+        super().__init__()
+        self.first = Pass(operation, u, m if operation.double else s, stride, affine)
+        self.second = Pass(operation, m, s, 1, affine) if operation.double else None
+
+    def forward(self, x: Tensor, op: Tensor | None = None, mid: Tensor | None = None) -> Tensor:
+        if self.second is None:
+            return self.first(x, op)
+        return self.second(self.first(x, mid), op)
+
+    def parts(self, op: Tensor, mid: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.second is None:
+            yield from self.first.parts(None, op)
+        else:
+            yield from self.first.parts(None, mid)
+            yield from self.second.parts(mid, op)
+
+    @property
+    def norms(self) -> tuple[nn.Module, nn.Module | None]:
+        """Before the op gate, before the mid gate."""
+        return (self.first.bn, None) if self.second is None else (self.second.bn, self.first.bn)
+
+
+def wires(states: Sequence[Tensor], reduce: bool) -> list[Tensor]:
+    """S of the two inputs; a last odd row or column is averaged by itself."""
+    return [F.avg_pool2d(x, 2, 2, ceil_mode=True) if reduce else x for x in states]
+
+
+# --- Gated
+
+
+class GatedCell(nn.Module):
+    def __init__(
+        self, operation: Operation, c_before: int, c_last: int, channels: int, halve: bool, reduce: bool, affine: bool
+    ) -> None:
+        super().__init__()
+        self.reduce = reduce
+        self.input_0 = preprocess(c_before, channels, halve, affine)
+        self.input_1 = preprocess(c_last, channels, False, affine)
+        strides = [2 if reduce and pred < 2 else 1 for _, pred in EDGES]
+        self.edges = nn.ModuleList(Edge(operation, channels, channels, channels, s, affine) for s in strides)
+
+    def forward(
+        self, before: Tensor, last: Tensor, gates: Tensor, running: Sequence[tuple[bool, bool]] | None
+    ) -> Tensor:
+        states = [self.input_0(before), self.input_1(last)]
+        skips = wires(states, self.reduce)
+        of_edge = [edge.unbind(-2) for edge in gates.unbind(-3)]
+        for node in range(2, 2 + NODES):
+            parts = []
+            for e, (j, pred) in enumerate(EDGES):
+                runs, skip = (j == node, j == node) if running is None or j != node else running[e]
+                op, mid, wire = of_edge[e]
+                if runs:
+                    parts.append(self.edges[e](states[pred], op, mid))
+                if skip:
+                    parts.append(skips[pred] * wire[..., None, None].to(skips[pred].dtype))
+            states.append(_sum(parts))
+            skips.append(states[-1])
+        return torch.cat(states[2:], dim=1)
+
+
+class GatedNetwork(GatedSupernet):
+    """Every channel of every edge at once: forward(images, mix) -> logits [B, classes].
+
+    With affine batch norms and constant gates it is the masked network, which the compact one must equal.
+    """
+
+    def __init__(self, form: ImageForm, size: Size, op: str, affine: bool) -> None:
+        super().__init__()
+        self.stem = stem(form.channels, STEM_MULTIPLIER * size.channels)
+        width = _Widths(size)
+        self.cells = nn.ModuleList(
+            GatedCell(OPERATIONS[op], *width.next(reduce), reduce, affine) for reduce in _layout(size.cells)
+        )
+        self.classifier = nn.Linear(width.last, form.classes)
+
+    def forward(self, images: Tensor, mix: GateMix) -> Tensor:
+        before = last = self.stem(images)
+        for k, cell in enumerate(self.cells):
+            running = None if mix.running is None else mix.running[k]
+            before, last = last, cell(before, last, mix.gates[k], running)
+        return self.classifier(last.mean((2, 3)))
+
+    def parts(self, gates: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        for edges, table in zip(self._edges(), gates, strict=True):
+            for edge, (op, mid, _) in zip(edges, table, strict=True):
+                yield from edge.parts(op, mid)
+
+    def _edges(self) -> list[list[Any]]:
+        """Per cell its 14 edges."""
+        return [list(cell.get_submodule("edges").children()) for cell in self.cells]
+
+    def scales(self) -> list[Tensor]:
+        found = []
+        for edges in self._edges():
+            none = torch.full_like(edges[0].first.bn.weight, torch.inf)
+            rows = [[none if bn is None else bn.weight.detach().abs() for bn in (*e.norms, None)] for e in edges]
+            found.append(torch.stack([torch.stack(row) for row in rows]))
+        return found
+
+
+# --- Compact
+
+
+class CompactReduce(nn.Module):
+    """FactorizedReduce with some of its channels: the first half of them from one convolution, the rest shifted."""
+
+    def __init__(self, c_in: int, first: int, second: int) -> None:
+        super().__init__()
+        self.conv_1 = PointwiseConv2d(c_in, first, stride=2) if first else None
+        self.conv_2 = PointwiseConv2d(c_in, second, stride=2) if second else None
+        self.bn = batch_norm(first + second, affine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(x)
+        height, width = x.shape[-2:]
+        x = F.pad(x, (0, width % 2, 0, height % 2)) if height % 2 or width % 2 else x
+        halves = [] if self.conv_1 is None else [self.conv_1(x)]
+        halves += [] if self.conv_2 is None else [self.conv_2(x[:, :, 1:, 1:])]
+        return self.bn(torch.cat(halves, dim=1))
+
+
+class Placing(nn.Module):
+    """Some channels of one map added to some of another: `take` of what is given to `put` of what there is."""
+
+    def __init__(self, channels: int, source: int | None, target: int) -> None:
+        """`channels` as they lie in the sets `source` (None: they are all that is given) and `target`."""
+        super().__init__()
+        self.take = self._index("taken", channels, source)
+        self.put = self._index("placed", channels, target)
+
+    def _index(self, name: str, channels: int, among: int | None) -> str | None:
+        """The name of the buffer with the places of the channels; None where they are all, in order."""
+        if among is None or channels == among:
+            return None
+        self.register_buffer(name, positions(channels, among), persistent=False)
+        return name
+
+    def forward(self, total: Tensor, x: Tensor) -> Tensor:
+        x = x if self.take is None else x.index_select(1, self.get_buffer(self.take))
+        return total + x if self.put is None else total.index_add(1, self.get_buffer(self.put), x)
+
+
+def positions(channels: int, among: int) -> Tensor:
+    """Where the channels of a set stand in a larger one."""
+    places = {c: place for place, c in enumerate(members(among))}
+    return torch.tensor([places[c] for c in members(channels)])
+
+
+class CompactCell(nn.Module):
+    """What is left of a cell: inputs, edges and nodes with their live channels alone."""
+
+    def __init__(
+        self, operation: Operation, cell: Cell, width: int, inputs: tuple[int, int], halve: bool, reduce: bool
+    ) -> None:
+        super().__init__()
+        self.reduce, self.alive = reduce, live(cell, width)
+        counts = [u.bit_count() for u in self.alive]
+        low = self.alive[0] & ((1 << width // 2) - 1)
+        self.input_0: nn.Module | None = None
+        self.input_1: nn.Module | None = None
+        if counts[0] and halve:
+            self.input_0 = CompactReduce(inputs[0], low.bit_count(), counts[0] - low.bit_count())
+        elif counts[0]:
+            self.input_0 = relu_conv_bn(inputs[0], counts[0], affine=True)
+        if counts[1]:
+            self.input_1 = relu_conv_bn(inputs[1], counts[1], affine=True)
+        self.edges, self.places, self.skips = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        for e, ((node, pred), gates) in enumerate(zip(EDGES, cell, strict=True)):
+            if gates.op:
+                stride = 2 if reduce and pred < 2 else 1
+                kept = counts[pred], gates.mid.bit_count(), gates.op.bit_count()
+                self.edges[str(e)] = Edge(operation, *kept, stride, affine=True)
+                self.places[str(e)] = Placing(gates.op, None, self.alive[node])
+            if gates.skip:
+                self.skips[str(e)] = Placing(gates.skip, self.alive[pred], self.alive[node])
+
+    def forward(self, before: Tensor, last: Tensor, drop_probability: float) -> Tensor:
+        states: list[Tensor | None] = [
+            None if op is None else op(x) for op, x in ((self.input_0, before), (self.input_1, last))
+        ]
+        skips = [None if x is None else wires([x], self.reduce)[0] for x in states]
+        some = next(x for x in skips if x is not None)
+        for node in range(2, 2 + NODES):
+            batch, _, height, width = some.shape
+            total = some.new_zeros(batch, self.alive[node].bit_count(), height, width)
+            total = total.contiguous(memory_format=torch.channels_last)
+            for e in (str(e) for e, (j, _) in enumerate(EDGES) if j == node):
+                pred = EDGES[int(e)][1]
+                if e in self.edges:
+                    y = self.edges[e](states[pred])
+                    y = drop_path(y, drop_probability) if self.training and drop_probability > 0 else y
+                    total = self.places[e](total, y)
+                if e in self.skips:
+                    total = self.skips[e](total, skips[pred])
+            states.append(total)
+            skips.append(total)
+        return torch.cat([x for x in states[2:] if x is not None], dim=1)
+
+
+class CompactNetwork(nn.Module):
+    """The network that is retrained and judged: forward(images) -> (logits, auxiliary logits or None).
+
+    The auxiliary head reads the whole concatenation, dead channels as zeros; it is gone after training.
+    """
+
+    def __init__(self, masks: Masks, form: ImageForm, auxiliary: bool) -> None:
+        super().__init__()
+        self.drop_path = 0.0  # probability, set by the training loop at each epoch
+        self.auxiliary_after = 2 * len(masks.cells) // 3
+        before = last = STEM_MULTIPLIER * masks.channels
+        self.stem = stem(form.channels, last)
+        cells, halve, self.auxiliary = [], False, None
+        for k, ((gates, width), reduce) in enumerate(zip(masks.each(), _layout(len(masks.cells)), strict=True)):
+            cells.append(CompactCell(OPERATIONS[masks.op], gates, width, (before, last), halve, reduce))
+            before, last, halve = last, sum(u.bit_count() for u in cells[-1].alive[2:]), reduce
+            if auxiliary and k == self.auxiliary_after:
+                self.auxiliary, self.whole = AuxiliaryHead(NODES * width, form.classes), NODES * width
+                self.register_buffer("concatenated", concatenated(cells[-1].alive, width), persistent=False)
+        self.cells = nn.ModuleList(cells)
+        self.classifier = nn.Linear(last, form.classes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        auxiliary = None
+        before = last = self.stem(images)
+        for k, cell in enumerate(self.cells):
+            before, last = last, cell(before, last, self.drop_path)
+            if self.auxiliary is not None and self.training and k == self.auxiliary_after:
+                batch, _, height, width = last.shape
+                whole = last.new_zeros(batch, self.whole, height, width).index_copy(
+                    1, self.get_buffer("concatenated"), last
+                )
+                auxiliary = self.auxiliary(whole)
+        return self.classifier(last.mean((2, 3))), auxiliary
+
+
+def concatenated(alive: Sequence[int], width: int) -> Tensor:
+    """Places of the live channels of nodes 2..5 among all that a cell puts out."""
+    return torch.tensor([node * width + c for node, u in enumerate(alive[2:]) for c in members(u)])
+
+
+def compacted(network: GatedNetwork, masks: Masks, form: ImageForm) -> CompactNetwork:
+    """The compact network with the weights of a masked one that has affine batch norms: the same function."""
+    compact = CompactNetwork(masks, form, auxiliary=False)
+    before = last = torch.arange(STEM_MULTIPLIER * masks.channels)
+    given, wanted = network.state_dict(), compact.state_dict()
+    for k, (cell, width) in enumerate(masks.each()):
+        alive = [torch.tensor(members(u), dtype=torch.long) for u in live(cell, width)]
+        rules = {f"cells.{k}.input_{i}.": (alive[i], x) for i, x in ((0, before), (1, last))}
+        low = alive[0] < width // 2
+        rules[f"cells.{k}.input_0.conv_1."] = alive[0][low], before
+        rules[f"cells.{k}.input_0.conv_2."] = alive[0][~low] - width // 2, before
+        for e, ((_, pred), gates) in enumerate(zip(EDGES, cell, strict=True)):
+            op, mid = (torch.tensor(members(s), dtype=torch.long) for s in (gates.op, gates.mid))
+            double = OPERATIONS[masks.op].double
+            edge = f"cells.{k}.edges.{e}."
+            rules[edge + "first."] = mid if double else op, alive[pred]
+            rules[edge + "first.depthwise."] = alive[pred], alive[pred]
+            rules[edge + "second."], rules[edge + "second.depthwise."] = (op, mid), (mid, mid)
+        wanted.update(
+            {name: _taken(given[name], *_rule(name, rules)) for name in wanted if name.startswith(f"cells.{k}.")}
+        )
+        before, last = last, concatenated(live(cell, width), width)
+    rest = {name: given[name] for name in wanted if not name.startswith("cells.")}
+    rest["classifier.weight"] = rest["classifier.weight"][:, last]
+    compact.load_state_dict({**wanted, **rest})
+    return compact
+
+
+def _rule(name: str, rules: dict[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """(rows, columns) of the most particular rule for a weight."""
+    return rules[max((prefix for prefix in rules if name.startswith(prefix)), key=len)]
+
+
+def _taken(value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Of a kernel rows and columns, of a depthwise one and of a batch norm the rows; a counter stays."""
+    if value.dim() == 0:
+        return value
+    value = value[rows]
+    return value[:, columns] if value.dim() == 4 and value.shape[1] > 1 else value
