@@ -44,10 +44,7 @@ class ChannelSpace(GateSpace):
         """There is one engine, so `reference` changes nothing."""
         return GatedNetwork(form, size, self.op, affine)
 
-    def supernet_macs(
-        self, form: ImageForm, size: Size, alive: Mapping[str, Sequence[Sequence[int]]] | None = None
-    ) -> int:
-        """With every edge there: `alive` speaks of operations, of which an edge has one."""
+    def supernet_macs(self, form: ImageForm, size: Size) -> int:
         return effective(uniform(self.op, size.cells, size.channels), form).macs
 
     def network(
