@@ -14,7 +14,7 @@ from torch import Tensor
 from nas.complexity import Count
 from nas.config import Size
 from nas.contracts import GATES, GateSpace, ImageForm
-from nas.spaces.architecture import ChannelArchitecture
+from nas.spaces.architecture import ArchitectureError, ChannelArchitecture
 from nas.spaces.channel_cells import CompactNetwork, GatedNetwork
 from nas.spaces.channel_masks import Gates, Masks, closed, every, statistics, uniform, widths
 from nas.spaces.channel_sizes import OPERATIONS, effective, first_halves, marginal, nominal
@@ -42,6 +42,7 @@ class ChannelSpace(GateSpace):
 
     def supernet(self, form: ImageForm, size: Size, reference: bool = False, affine: bool = False) -> GatedNetwork:
         """There is one engine, so `reference` changes nothing."""
+        check_stem(size)
         return GatedNetwork(form, size, self.op, affine)
 
     def supernet_macs(self, form: ImageForm, size: Size) -> int:
@@ -51,6 +52,7 @@ class ChannelSpace(GateSpace):
         self, architecture: ChannelArchitecture, form: ImageForm, size: Size, auxiliary: bool
     ) -> CompactNetwork:
         """The compact network; TransferError where the masks cannot be had at this size."""
+        check_stem(size)
         return CompactNetwork(architecture.masks_at(size.cells, size.channels), form, auxiliary)
 
     def random(self, generator: torch.Generator, size: Size = SMALLEST) -> ChannelArchitecture:
@@ -120,3 +122,9 @@ def to_gates(masks: Masks) -> list[Tensor]:
         bits = np.unpackbits(rows.reshape(len(EDGES), 3, length), axis=-1, count=width, bitorder="little")
         found.append(torch.from_numpy(bits.astype(bool)))
     return found
+
+
+def check_stem(size: Size) -> None:
+    """ArchitectureError for the stem of ImageNet, for which compact networks are not counted yet."""
+    if size.stem != "cifar":
+        raise ArchitectureError(f"stem is '{size.stem}', but space channel has that of 'cifar' alone: set stem: cifar")
