@@ -67,8 +67,9 @@ def test_cells_are_told_by_their_numbers():
 
 
 def test_the_distance_of_cells_is_told_where_there_is_one():
-    assert len(channels.sentences(architecture(cells=5), {})) == 1
-    skips, distance = channels.sentences(architecture(cells=8), {})
+    assert len(channels.sentences(architecture(cells=5), {})) == 2
+    size, skips, distance = channels.sentences(architecture(cells=8), {})
+    assert size.startswith("The masks are for 8 cells and 2 channels")
     assert skips.startswith("83.3 % of what feeds the nodes are skips. An edge that has an operation keeps 1.0 ")
     assert "Jaccard distance of normal cells of one stage: 0.000" in distance
 
