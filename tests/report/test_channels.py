@@ -75,7 +75,13 @@ def test_the_distance_of_cells_is_told_where_there_is_one():
 
 
 def test_an_edge_has_the_colour_of_its_operation_whatever_it_keeps():
-    labels = ["sep_conv_3x3 2 + skip 3", "sep_conv_3x3 4", "skip_connect 2", "conv_3x3 3", "conv_3x3 1 + skip 1"]
+    labels = [
+        "sep_conv_3x3 (2) + skip (3)",
+        "sep_conv_3x3 (4)",
+        "skip_connect (2)",
+        "conv_3x3 (3)",
+        "conv_3x3 (1) + skip (1)",
+    ]
     assert colour(labels, labels[0]) == colour(labels, labels[1]) == OPS["sep_conv_3x3"]
     assert colour(labels, labels[2]) == OPS["skip_connect"]
     assert colour(labels, labels[3]) == colour(labels, labels[4])
