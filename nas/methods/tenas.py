@@ -473,7 +473,7 @@ def nested(values: Any) -> Any:
 
 
 def derive(state: dict[str, Any], params: DeriveParams, space: GateSpace) -> list[Derived]:
-    """What is open at the end. The notes: sizes at search size, the course of them, how the cells came out."""
+    """What is open at the end. The notes: sizes at search size, and how the cells came out."""
     scores = state["scores"] if params.resize == "topk" else None
     found = space.parse({**state["architecture"], "resize": params.resize, "scores": scores})
     return [Derived("main", found, {"sizes": state["sizes"], "topology": space.statistics(found)})]

@@ -87,7 +87,7 @@ class ChannelSpace(GateSpace):
         return Count(*effective(masks, form)), Count(*nominal(masks, form))
 
     def smallest(self, form: ImageForm, size: Size, skip_mode: str, mid_gates: bool) -> Count:
-        """Without gates in the middle of double operations: all first halves, as the notes want it; else one channel
+        """Without gates in the middle of double operations: all first halves (a demand of ours); else one channel
         per node, from the newer input, or with `fallback` every skip."""
         masks = uniform(self.op, size.cells, size.channels, lambda w: Gates(0, 0, every(w)))
         if not mid_gates and OPERATIONS[self.op].double:
