@@ -9,6 +9,7 @@ Shapes: all gates of a network are one vector [G] in the order cell, edge, kind 
 is [E, 3, C] per cell. Scores are float64.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
 
@@ -306,7 +307,7 @@ class Method(SearchMethod[Params]):
         spread = self.spread()
         self.open, target = self.remaining()
         self.apply()
-        self.scores *= torch.cat([table.flatten() for table in self.open])  # what is pruned scores 0
+        self.scores = self.scores.where(torch.cat([table.flatten() for table in self.open]), 0.0)
         self.clear_momentum()
         self.total.zero_()
         self.iterations = 0
@@ -386,8 +387,8 @@ class Method(SearchMethod[Params]):
     def gates_to_remove(self, now: Tensor) -> tuple[int, float]:
         """P = ceil(all to remove / T_ev) at every event, not beyond the whole; what rules closed counts as removed."""
         gates = int(self.ranked.sum())
-        whole = -int(-(1 - self.params.budget.value) * gates // 1)
-        each = -(-whole // self.events_planned)
+        whole = math.ceil(round((1 - self.params.budget.value) * gates, 6))  # 0.3 of 10 is 3, whatever 1 - 0.7 is
+        each = math.ceil(whole / self.events_planned)
         gone = gates - int((now & self.ranked).sum())
         return max(0, min(each, whole - gone)), float(min(each * (len(self.events) + 1), whole))
 
@@ -472,7 +473,7 @@ def nested(values: Any) -> Any:
 
 
 def derive(state: dict[str, Any], params: DeriveParams, space: GateSpace) -> list[Derived]:
-    """What is open at the end. The notes: sizes at search size, the course of them, how the cells came out."""
+    """What is open at the end. The notes: sizes at search size, and how the cells came out."""
     scores = state["scores"] if params.resize == "topk" else None
     found = space.parse({**state["architecture"], "resize": params.resize, "scores": scores})
     return [Derived("main", found, {"sizes": state["sizes"], "topology": space.statistics(found)})]

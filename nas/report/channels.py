@@ -69,8 +69,10 @@ def sentences(architecture: ChannelArchitecture, sizes: Mapping[str, Mapping[str
     """What the table cannot say; `sizes` as the notes of derive have them."""
     found = statistics(architecture.masks)
     told = [
+        f"The masks are for {len(architecture.cells)} cells and {architecture.channels} channels, those of the search; "
+        f"another size makes of them what resize: {architecture.resize} says.",
         f"{100 * found['skip_share']:.1f} % of what feeds the nodes are skips. An edge that has an operation keeps "
-        f"{found['channels_per_edge']:.1f} of its channels on average."
+        f"{found['channels_per_edge']:.1f} of its channels on average.",
     ]
     if found["jaccard"] is not None:
         told.append(f"Mean Jaccard distance of normal cells of one stage: {found['jaccard']:.3f} (0: all the same).")

@@ -338,7 +338,7 @@ def gates_graph(name: str, op: str, cell: Sequence[Gates]) -> CellGraph:
     edges = []
     for (node, pred), gates in zip(EDGES, cell, strict=True):
         s, k = gates.op.bit_count(), gates.skip.bit_count()
-        label = f"{op} {s} + skip {k}" if s and k else f"{op} {s}" if s else f"skip_connect {k}"
+        label = f"{op} ({s}) + skip ({k})" if s and k else f"{op} ({s})" if s else f"skip_connect ({k})"
         edges += [(names[pred], names[node], label)] if s or k else []
     wires = [(names[2 + node], "c[k]", "") for node in range(NODES)]
     return CellGraph(name, tuple(names[:2]), tuple(names[2:]), "c[k]", tuple(edges + wires))

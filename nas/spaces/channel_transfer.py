@@ -17,7 +17,7 @@ def cell_map(source: int, target: int) -> list[int]:
     """For each of `target` cells the one of `source` that it takes its gates from; reductions come from reductions.
 
     The normal cells of a stage are taken at even distances: from the first on in the first stage, where the first
-    cells read the stem, and from the middle of each stride in the others. 20 -> 14 is the notes' map:
+    cells read the stem, and from the middle of each stride in the others. From 20 to 14 that is
     0 1 3 4 | 6 | 7 9 10 12 | 13 | 14 16 17 19.
 
     Raises:

@@ -23,6 +23,7 @@ from tests.methods.settings import FORM, PRESET, STEPS, WINDOW, advance, batch, 
 tenas = importlib.import_module("nas.methods.tenas")
 OP, MID, SKIP = range(3)
 FEEDING = ChannelSpace().feeding
+CONSTANT = {"schedule": "constant_gates"}
 LAST = 2  # epochs of the searches here, unless they say so
 
 
@@ -228,6 +229,15 @@ def test_a_constant_number_of_gates_goes_at_every_event():
     assert sum(removed) >= gates / 4, "and what closes in their wake counts"
     assert sum(removed) <= gates / 4 + 8
     assert method.events[-1]["target"] == gates / 4
+
+
+def test_the_gates_to_remove_are_rounded_up_but_not_by_rounding_errors():
+    method: Any = build("tenas", method={**WINDOW, "budget": {"kind": "gates", "value": 0.7}, **CONSTANT})
+    for gates, whole in ((10, 3), (11, 4), (1000, 300)):
+        method.ranked = now = torch.ones(gates, dtype=torch.bool)
+        method.events = [{}] * (method.events_planned - 1)
+        assert method.gates_to_remove(now) == (math.ceil(whole / method.events_planned), float(whole))
+    assert method.gates_to_remove(torch.arange(1000) < 710) == (10, 300.0), "the rest, not a whole share"
 
 
 def test_a_network_that_is_small_enough_loses_nothing():

@@ -67,14 +67,21 @@ def test_cells_are_told_by_their_numbers():
 
 
 def test_the_distance_of_cells_is_told_where_there_is_one():
-    assert len(channels.sentences(architecture(cells=5), {})) == 1
-    skips, distance = channels.sentences(architecture(cells=8), {})
+    assert len(channels.sentences(architecture(cells=5), {})) == 2
+    size, skips, distance = channels.sentences(architecture(cells=8), {})
+    assert size.startswith("The masks are for 8 cells and 2 channels")
     assert skips.startswith("83.3 % of what feeds the nodes are skips. An edge that has an operation keeps 1.0 ")
     assert "Jaccard distance of normal cells of one stage: 0.000" in distance
 
 
 def test_an_edge_has_the_colour_of_its_operation_whatever_it_keeps():
-    labels = ["sep_conv_3x3 2 + skip 3", "sep_conv_3x3 4", "skip_connect 2", "conv_3x3 3", "conv_3x3 1 + skip 1"]
+    labels = [
+        "sep_conv_3x3 (2) + skip (3)",
+        "sep_conv_3x3 (4)",
+        "skip_connect (2)",
+        "conv_3x3 (3)",
+        "conv_3x3 (1) + skip (1)",
+    ]
     assert colour(labels, labels[0]) == colour(labels, labels[1]) == OPS["sep_conv_3x3"]
     assert colour(labels, labels[2]) == OPS["skip_connect"]
     assert colour(labels, labels[3]) == colour(labels, labels[4])

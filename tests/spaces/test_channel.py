@@ -158,9 +158,9 @@ def test_the_drawing_of_a_cell_says_what_each_edge_keeps():
     first, second, third = found.graphs()
     assert (first.name, second.name, third.name) == ("normal-0", "reduce-1", "reduce-2")
     assert first.edges[:3] == (
-        ("c[k-2]", "0", "sep_conv_3x3 2"),
-        ("c[k-2]", "1", "skip_connect 2"),
-        ("c[k-2]", "2", "sep_conv_3x3 2 + skip 1"),
+        ("c[k-2]", "0", "sep_conv_3x3 (2)"),
+        ("c[k-2]", "1", "skip_connect (2)"),
+        ("c[k-2]", "2", "sep_conv_3x3 (2) + skip (1)"),
     )
     assert len(first.edges) == 4 + 4
     assert len(second.edges) == 14 + 4

@@ -162,8 +162,16 @@ def followed(masks, k, e, kind, channel):
     if live(after.cells[k], after.widths[k])[:2] != live(masks.cells[k], masks.widths[k])[:2]:
         return False  # an input is read by less
     gone = [i for i, (a, b) in enumerate(zip(masks.cells[k], after.cells[k], strict=True)) if a != b]
-    alone = kind == "mid" or masks.cells[k][e].op.bit_count() != 1 or gone == [e]
-    return gone == [e] and alone and dead_node(after) is None
+    return gone == [e] and dead_node(after) is None
+
+
+def test_marginal_costs_by_hand():
+    whole = marginal(uniform(SEP, 5, 4), DIGITS)
+    assert whole[0][0] == ([4 + 2] * 4, [4 + 2 + 9 + 4] * 4, [1] * 4)  # |M| + 2; |U| + 2 + 9 + |S|; nothing
+    lifelines = tuple(Gates(0, 0, 3) if e in (1, 3, 6, 10) else Gates(0, 0, 0) for e in range(14))
+    wires = marginal(Masks(SEP, 2, (lifelines,) * 3), DIGITS)
+    assert wires[0][1][2] == [2, 2]  # it alone feeds the channel, which the two channels of the next cell's input read
+    assert wires[2][1][2][:3] == [10, 10, 1]  # a column of the classifier; the last is closed
 
 
 @settings(max_examples=60)
