@@ -66,10 +66,14 @@ class Space(ABC):
     """What may be found. `variables` are its decisions, the rest builds, draws and reads architectures."""
 
     name: ClassVar[str]
+    mixes: ClassVar[tuple[type, ...]] = (SoftMix, HardMix)  # what its supernet takes
 
     @abstractmethod
     def variables(self) -> dict[str, tuple[tuple[str, ...], ...]]:
-        """Cell type -> the names of the categories of each decision variable (an edge's operations, for instance)."""
+        """Cell type -> the names of the categories of each decision variable (an edge's operations, for instance).
+
+        A category that is an input and no operation has a name that begins with its number.
+        """
 
     @abstractmethod
     def supernet(self, form: ImageForm, size: Size, reference: bool = False) -> nn.Module:
@@ -105,3 +109,34 @@ class Space(ABC):
     @abstractmethod
     def assemble(self, edges: Mapping[str, Sequence[tuple[int, float]]]) -> ArchitectureLike:
         """Cell type -> (operation, strength) per edge, to an architecture: the strongest edges of each node stay."""
+
+
+Choices = Mapping[str, Sequence[int]]  # cell type -> the category of each decision variable
+
+
+class CategoricalSpace(Space):
+    """A space whose every architecture is one category for each of several variables, all combinations allowed."""
+
+    def categories(self) -> dict[str, tuple[tuple[str, ...], ...]]:
+        """As `variables`; a space of edges has other ones here, because it may not keep all of its edges."""
+        return self.variables()
+
+    @abstractmethod
+    def choose(self, choices: Choices) -> ArchitectureLike:
+        """The architecture of a choice; choices that build the same network may have the same architecture."""
+
+    def path(self, choices: Choices) -> HardMix:
+        """What the supernet runs for a choice."""
+        return HardMix(choices)
+
+    @abstractmethod
+    def costs(self, form: ImageForm, size: Size, affine: bool) -> dict[str, tuple[tuple[int, ...], ...]]:
+        """Cell type -> per variable, the parameters of each category, summed over the network's cells.
+
+        They add up over the variables; what depends on two variables at once is not in them. `affine`: with the scales
+        of batch norms, as in a found network; without, as in the supernet.
+        """
+
+    def path_macs(self, form: ImageForm, size: Size, choices: Choices) -> int:
+        """Multiply-adds of one image along a choice's path through the supernet."""
+        return count(lambda: self.supernet(form, size, reference=True), form.shape, self.path(choices)).macs

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from nas.contracts import Space
 
-SPACES = ("darts",)  # nas/spaces/<name>.py
+SPACES = ("darts", "enas")  # nas/spaces/<name>.py
 _CLASSES: dict[str, type[Space]] = {}
 T = TypeVar("T", bound=type[Space])
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from nas.config import Size
-from nas.contracts import HardMix, ImageForm, SoftMix
+from nas.contracts import CategoricalSpace, HardMix, ImageForm, SoftMix
 from nas.spaces.architecture import Architecture
 from nas.spaces.registry import SPACES, get_space, register_space
 
@@ -24,8 +24,8 @@ def train_a_step(network, logits_of):
     assert all(p.isfinite().all() for p in network.parameters())
 
 
-@pytest.mark.parametrize("name", SPACES)
-def test_every_space_trains_a_step_of_its_supernet_by_soft_and_hard_mixes(name):
+@pytest.mark.parametrize("name", [name for name in SPACES if SoftMix in get_space(name).mixes])
+def test_every_space_of_soft_mixes_trains_a_step_of_its_supernet_by_one(name):
     space = get_space(name)
     tables = {
         kind: torch.full((len(v), len(v[0])), 1 / len(v[0])).requires_grad_() for kind, v in space.variables().items()
@@ -33,8 +33,21 @@ def test_every_space_trains_a_step_of_its_supernet_by_soft_and_hard_mixes(name):
     network = space.supernet(FORM, SIZE)
     train_a_step(network, lambda: network(IMAGES, SoftMix(tables)))
     assert all(table.grad is not None and table.grad.abs().sum() > 0 for table in tables.values())
-    choices = {kind: [len(v[0]) - 1] * len(v) for kind, v in space.variables().items()}
+
+
+@pytest.mark.parametrize("name", [name for name in SPACES if HardMix in get_space(name).mixes])
+def test_every_space_of_hard_mixes_trains_a_step_of_its_supernet_by_one(name):
+    space = get_space(name)
+    network = space.supernet(FORM, SIZE)
+    choices = {kind: [len(names) - 1 for names in v] for kind, v in space.variables().items()}
     train_a_step(network, lambda: network(IMAGES, HardMix(choices)))
+
+
+@pytest.mark.parametrize("name", [name for name in SPACES if SoftMix not in get_space(name).mixes])
+def test_a_space_without_soft_mixes_says_so(name):
+    network = get_space(name).supernet(FORM, SIZE)
+    with pytest.raises(TypeError, match="takes a HardMix, not a SoftMix"):
+        network(IMAGES, SoftMix({}))
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -54,8 +67,45 @@ def test_every_space_draws_architectures_that_come_back_count_and_train_a_step(n
 @pytest.mark.parametrize("name", SPACES)
 def test_every_space_assembles_an_architecture_from_scored_edges(name):
     space = get_space(name)
-    edges = {kind: [(len(v[0]) - 1, 1.0 / (1 + e)) for e in range(len(v))] for kind, v in space.variables().items()}
+    edges = {
+        kind: [(len(names) - 1, 1.0 / (1 + e)) for e, names in enumerate(v)] for kind, v in space.variables().items()
+    }
     assert Architecture.from_dict(space.assemble(edges).to_dict()).id == space.assemble(edges).id
+
+
+CATEGORICAL = [space for space in map(get_space, SPACES) if isinstance(space, CategoricalSpace)]
+EACH = pytest.mark.parametrize("space", CATEGORICAL, ids=lambda space: space.name)
+
+
+def drawn(space, seed):
+    """A choice of one category per variable."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        kind: [int(torch.randint(len(names), (), generator=generator)) for names in v]
+        for kind, v in space.categories().items()
+    }
+
+
+@EACH
+@pytest.mark.parametrize("seed", range(3))
+def test_every_categorical_space_makes_an_architecture_of_every_choice_and_runs_it_in_the_supernet(space, seed):
+    choices = drawn(space, seed)
+    chosen = space.choose(choices)
+    assert space.parse(chosen.to_dict()) == chosen
+    network = space.supernet(FORM, SIZE)
+    train_a_step(network, lambda: network(IMAGES, space.path(choices)))
+    assert space.path_macs(FORM, SIZE, choices) == CategoricalSpace.path_macs(space, FORM, SIZE, choices)
+
+
+@EACH
+def test_every_categorical_space_has_a_cost_per_category(space):
+    for affine in (False, True):
+        costs = space.costs(FORM, SIZE, affine)
+        assert {kind: [len(row) for row in rows] for kind, rows in costs.items()} == {
+            kind: [len(names) for names in v] for kind, v in space.categories().items()
+        }
+        assert min(min(row) for rows in costs.values() for row in rows) == 0
+        assert max(max(row) for rows in costs.values() for row in rows) > 0
 
 
 def test_a_name_can_be_taken_only_once():
