@@ -25,6 +25,11 @@ SHORT: dict[str, list[dict[str, Any]]] = {
     "random": [{"samples": 2}],
     "darts": [{"warmup_epochs": 1}, {"order": "second", "warmup_epochs": 0}],
     "eoinas": [{"inherit": False}, {"pruning": "one_shot", "order": "a_then_w"}, {}],
+    "asng": [{"space": "darts", "step": "fixed", "eps": 0.1}, {}],
+    "is-nas": [
+        {"share": "none", "weight_sampling": "iid", "complexity": "rank", "utility": "quantile", "margin": "none"},
+        {},
+    ],
 }
 CASES = [(name, changes) for name in METHODS for changes in SHORT.get(name, [{}])]
 
@@ -65,15 +70,16 @@ def common(**changes: Any) -> SearchCommon:
     return SearchCommon.model_validate({**PRESET["common"], **small, **changes})
 
 
-def setting(**changes: Any) -> Setting:
-    return Setting(Remembering(), FORM, common(**changes), torch.device("cpu"), "float32", steps=STEPS)
+def setting(space: str = "darts", **changes: Any) -> Setting:
+    here = Remembering() if space == "darts" else get_space(space)
+    return Setting(here, FORM, common(**changes), torch.device("cpu"), "float32", steps=STEPS)
 
 
 def build(name: str, seed: int = 0, method: dict[str, Any] | None = None, **changes: Any) -> Any:
     """A method at the start of its search, as SearchJob builds it."""
-    params = sections()[0][name].model_validate({**PRESET[name], **(method or {})})
+    params: Any = sections()[0][name].model_validate({**PRESET[name], **(method or {})})
     torch.manual_seed(seed)
-    return method_module(name).Method(params, setting(**changes))
+    return method_module(name).Method(params, setting(params.space, **changes))
 
 
 def batch(seed: int, count: int = 4) -> Batch:
