@@ -222,3 +222,34 @@ class GateSpace(Space):
     @abstractmethod
     def statistics(self, architecture: Any) -> dict[str, Any]:
         """How the cells came out, JSON-able."""
+
+
+Choices = Mapping[str, Sequence[int]]  # cell type -> the category of each decision variable
+
+
+class CategoricalSpace(Space):
+    """A space whose every architecture is one category for each of several variables, all combinations allowed."""
+
+    @abstractmethod
+    def categories(self) -> dict[str, tuple[tuple[str, ...], ...]]:
+        """Cell type -> the names of the categories of each variable; that of an input begins with its number."""
+
+    @abstractmethod
+    def choose(self, choices: Choices) -> ArchitectureLike:
+        """The architecture of a choice; choices that build the same network may have the same architecture."""
+
+    def path(self, choices: Choices) -> HardMix:
+        """What the supernet runs for a choice."""
+        return HardMix(choices)
+
+    @abstractmethod
+    def costs(self, form: ImageForm, size: Size, affine: bool) -> dict[str, tuple[tuple[int, ...], ...]]:
+        """Cell type -> per variable, the parameters of each category, summed over the network's cells.
+
+        They add up over the variables; what depends on two variables at once is not in them. `affine`: with the scales
+        of batch norms, as in a found network; without, as in the supernet.
+        """
+
+    def path_macs(self, form: ImageForm, size: Size, choices: Choices) -> int:
+        """Multiply-adds of one image along a choice's path through the supernet."""
+        return count(lambda: self.supernet(form, size, reference=True), form.shape, self.path(choices)).macs

@@ -38,8 +38,7 @@ def run_search(work: "Trial") -> None:
     write_json(work.folder / "search.history.json", filled(outcome.history))
     last = {name: value for name, value in outcome.history[-1].items() if not name.startswith("ops.")}
     work.write_metrics({**last, "macs_t": counted["macs"] / 1e12})
-    images = counted["train_images"] + counted["valid_images"]
-    work.write_cost(outcome.seconds, images, outcome.resumed)
+    work.write_cost(outcome.seconds, sum(method.passes.values()), outcome.resumed)
     work.tracker.log_artifacts([work.folder / "search.json"])
 
 

@@ -26,6 +26,7 @@ FLOORS = {
     "nas.tracking": 2,
     "nas.config": 1,
     "nas.contracts": 1,
+    "nas.distributions": 1,
     "nas.engine": 1,
     "nas.records": 1,
     "nas.complexity": 1,

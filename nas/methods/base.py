@@ -152,10 +152,11 @@ def entropy(tables: Iterable[Tensor]) -> float:
 
 
 def op_counts(tables: Mapping[str, Tensor], names: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, int]:
-    """`ops.<cell type>.<op>`: on how many edges this operation has the largest share."""
-    counts = {}
+    """`ops.<cell type>.<op>`: on how many edges this operation has the largest share; a choice of inputs is none."""
+    counts: dict[str, int] = {}
     for kind, table in tables.items():
-        top = table.detach().argmax(-1).tolist()
-        for op, name in enumerate(names[kind][0]):
-            counts[f"ops.{kind}.{name}"] = top.count(op)
+        counts |= {f"ops.{kind}.{name}": 0 for row in names[kind] for name in row if not name[0].isdigit()}
+        for row, top in zip(names[kind], table.detach().argmax(-1).tolist(), strict=True):
+            if not row[top][0].isdigit():
+                counts[f"ops.{kind}.{row[top]}"] += 1
     return counts

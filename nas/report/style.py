@@ -19,6 +19,7 @@ OPS = {  # operations of a kind share a hue: blue separable, green and pink dila
     "max_pool_3x3": "#d55e00",
     "avg_pool_3x3": "#e69f00",
     "skip_connect": "#6b7280",
+    "identity": "#6b7280",
     "none": "#d0d5db",
 }
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4b5563")  # Okabe and Ito, without yellow

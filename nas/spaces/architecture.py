@@ -29,6 +29,8 @@ PRIMITIVES = (  # DARTS' list in DARTS' order: the index of an operation is its 
     "dil_conv_3x3",
     "dil_conv_5x5",
 )
+ENAS_OPS = ("identity", "avg_pool_3x3", "max_pool_3x3", "sep_conv_3x3", "sep_conv_5x5")  # in the order of ASNG-NAS
+ENAS_NODES = 5  # of a cell of the space `enas`, numbered 2..6 after the two inputs
 
 
 class ArchitectureError(ValueError):
@@ -134,7 +136,7 @@ def check_cell(name: str, cell: Cell) -> None:
 
 
 def cell_graph(name: str, cell: Cell, concat: Concat) -> CellGraph:
-    names = ["c[k-2]", "c[k-1]", *(str(node) for node in range(NODES))]
+    names = ["c[k-2]", "c[k-1]", *(str(node) for node in range(len(cell) // 2))]
     edges = [(names[pred], names[2 + index // 2], op) for index, (op, pred) in enumerate(cell)]
     wires = [(names[node], "c[k]", "") for node in concat]
     return CellGraph(name, tuple(names[:2]), tuple(names[2:]), "c[k]", tuple(edges + wires))
@@ -342,3 +344,42 @@ def gates_graph(name: str, op: str, cell: Sequence[Gates]) -> CellGraph:
         edges += [(names[pred], names[node], label)] if s or k else []
     wires = [(names[2 + node], "c[k]", "") for node in range(NODES)]
     return CellGraph(name, tuple(names[:2]), tuple(names[2:]), "c[k]", tuple(edges + wires))
+
+
+def check_enas_cell(name: str, cell: Cell) -> None:
+    """Ten pairs of an operation and a predecessor below the node; the two of a node may be equal."""
+    if len(cell) != 2 * ENAS_NODES:
+        raise ValueError(f"{name} has {len(cell)} pairs, expected {2 * ENAS_NODES}")
+    for index, (op, pred) in enumerate(cell):
+        node = 2 + index // 2
+        if op not in ENAS_OPS:
+            raise ValueError(f"{name}, node {node}: operation {op!r} is not one of {', '.join(ENAS_OPS)}")
+        if not 0 <= pred < node:
+            raise ValueError(f"{name}, node {node}: predecessor {pred} is not below the node")
+
+
+def loose_ends(cell: Cell) -> tuple[int, ...]:
+    """The nodes that no other node reads, 2..6: they make the output of an ENAS cell."""
+    read = {pred for _, pred in cell}
+    return tuple(node for node in range(2, 2 + ENAS_NODES) if node not in read)
+
+
+@register_architecture("enas")
+class EnasArchitecture(Architecture):
+    """Two cells of the ENAS micro space; pairs 2k and 2k+1 belong to node k + 2, which adds them."""
+
+    space: Literal["enas"] = "enas"
+    normal: Cell
+    reduce: Cell
+
+    @model_validator(mode="after")
+    def cells_are_valid(self) -> Self:
+        for name in ("normal", "reduce"):
+            check_enas_cell(name, getattr(self, name))
+        return self
+
+    def graphs(self) -> list[CellGraph]:
+        return [
+            cell_graph(name, cell, loose_ends(cell))
+            for name, cell in (("normal", self.normal), ("reduce", self.reduce))
+        ]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from nas.config import Size
 from nas.contracts import Growth, HardMix, ImageForm, Mix, Pairs, SoftMix
 from nas.spaces import batched
-from nas.spaces.architecture import EDGES, NODES, PRIMITIVES
+from nas.spaces.architecture import EDGES, NODES, PRIMITIVES, ArchitectureError
 from nas.spaces.batched import Edge
 from nas.spaces.ops import OPS, FactorizedReduce, drop_path, relu_conv_bn, supernet_op
 
@@ -300,6 +300,12 @@ def _halving(c_in: int, c_out: int) -> Iterator[nn.Module]:
 def input_stem(form: ImageForm, size: Size) -> nn.Module:
     """forward(images) -> the two inputs of the first cell (DARTS, NetworkCIFAR and NetworkImageNet)."""
     return (CifarStem if size.stem == "cifar" else ImageNetStem)(form.channels, size.channels)
+
+
+def check_stem(size: Size, space: str) -> None:
+    """ArchitectureError for the stem of ImageNet, where a space has no way to count or build it."""
+    if size.stem != "cifar":
+        raise ArchitectureError(f"stem is '{size.stem}', but {space} has that of 'cifar' alone: set stem: cifar")
 
 
 class _Widths:

@@ -14,7 +14,8 @@ from torch import Tensor
 from nas.complexity import Count
 from nas.config import Size
 from nas.contracts import GATES, GateSpace, ImageForm
-from nas.spaces.architecture import ArchitectureError, ChannelArchitecture
+from nas.spaces.architecture import ChannelArchitecture
+from nas.spaces.cells import check_stem
 from nas.spaces.channel_cells import CompactNetwork, GatedNetwork
 from nas.spaces.channel_masks import Gates, Masks, closed, every, statistics, uniform, widths
 from nas.spaces.channel_sizes import OPERATIONS, effective, first_halves, marginal, nominal
@@ -42,7 +43,7 @@ class ChannelSpace(GateSpace):
 
     def supernet(self, form: ImageForm, size: Size, reference: bool = False, affine: bool = False) -> GatedNetwork:
         """There is one engine, so `reference` changes nothing."""
-        check_stem(size)
+        check_stem(size, "channel")
         return GatedNetwork(form, size, self.op, affine)
 
     def supernet_macs(self, form: ImageForm, size: Size) -> int:
@@ -52,7 +53,7 @@ class ChannelSpace(GateSpace):
         self, architecture: ChannelArchitecture, form: ImageForm, size: Size, auxiliary: bool
     ) -> CompactNetwork:
         """The compact network; TransferError where the masks cannot be had at this size."""
-        check_stem(size)
+        check_stem(size, "channel")
         return CompactNetwork(architecture.masks_at(size.cells, size.channels), form, auxiliary)
 
     def count(self, architecture: ChannelArchitecture, form: ImageForm, size: Size) -> Count:
@@ -126,9 +127,3 @@ def to_gates(masks: Masks) -> list[Tensor]:
         bits = np.unpackbits(rows.reshape(len(EDGES), 3, length), axis=-1, count=width, bitorder="little")
         found.append(torch.from_numpy(bits.astype(bool)))
     return found
-
-
-def check_stem(size: Size) -> None:
-    """ArchitectureError for the stem of ImageNet, for which compact networks are not counted yet."""
-    if size.stem != "cifar":
-        raise ArchitectureError(f"stem is '{size.stem}', but space channel has that of 'cifar' alone: set stem: cifar")

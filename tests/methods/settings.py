@@ -53,6 +53,11 @@ SHORT: dict[str, list[dict[str, Any]]] = {
         {**WINDOW, "score": "random"},
         {**WINDOW, "score_ema": 0.9},
     ],
+    "asng": [{"space": "darts", "step": "fixed", "eps": 0.1}, {}],
+    "is-nas": [
+        {"share": "none", "weight_sampling": "iid", "complexity": "rank", "utility": "quantile", "margin": "none"},
+        {},
+    ],
 }
 CASES = [(name, changes) for name in METHODS for changes in SHORT.get(name, [{}])]
 

@@ -168,7 +168,7 @@ def test_the_drawing_of_a_cell_says_what_each_edge_keeps():
 
 def test_the_stem_of_imagenet_is_refused_before_anything_is_counted_wrongly():
     size = Size(cells=3, channels=2, stem="imagenet")
-    with pytest.raises(ArchitectureError, match="stem is 'imagenet', but space channel has that of 'cifar' alone"):
+    with pytest.raises(ArchitectureError, match="stem is 'imagenet', but channel has that of 'cifar' alone"):
         SPACE.supernet(FORM, size)
     with pytest.raises(ArchitectureError, match="set stem: cifar"):
         SPACE.network(SPACE.random(torch.Generator().manual_seed(0)), FORM, size, auxiliary=False)

@@ -5,6 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas.config import Size
+from nas.contracts import ImageForm
 from nas.spaces.architecture import EDGES, PRIMITIVES, DartsArchitecture
 from nas.spaces.darts import DartsSpace, random_cell, strongest_edges
 
@@ -89,6 +91,30 @@ def test_no_edge_that_goes_is_stronger_than_one_that_stays(edges):
         assert min(strength[pred] for pred in stays) >= max(
             (s for pred, s in strength.items() if pred not in stays), default=0
         )
+
+
+def test_as_categories_a_node_chooses_a_pair_of_predecessors_and_two_operations():
+    counts = [len(names) for names in SPACE.categories()["normal"]]
+    assert counts == [1, 7, 7, 3, 7, 7, 6, 7, 7, 10, 7, 7]
+    assert SPACE.categories()["normal"][6] == ("0+1", "0+2", "0+3", "1+2", "1+3", "2+3")
+
+
+@given(st.integers(0, 2**62))
+def test_every_random_architecture_is_one_choice_and_its_edges_run_in_the_supernet(seed):
+    generator = torch.Generator().manual_seed(seed)
+    choices = {
+        kind: [int(torch.randint(len(names), (), generator=generator)) for names in rows]
+        for kind, rows in SPACE.categories().items()
+    }
+    found, running = SPACE.choose(choices), SPACE.path(choices).choices
+    for kind, cell in (("normal", found.normal), ("reduce", found.reduce)):
+        edges = {(2 + index // 2, pred): PRIMITIVES.index(op) for index, (op, pred) in enumerate(cell)}
+        assert running[kind] == [edges.get(edge, 0) for edge in EDGES]
+
+
+def test_the_cost_of_an_operation_is_that_of_the_common_table():
+    found = SPACE.costs(ImageForm(3, 32, 32, 10), Size(cells=3, channels=4, stem="cifar"), affine=True)
+    assert found["normal"][1] == (0, 0, 0, 2 * (36 + 16) + 16, 2 * (100 + 16) + 16, 36 + 16 + 8, 100 + 16 + 8)
 
 
 def test_an_architecture_is_assembled_from_both_cells():

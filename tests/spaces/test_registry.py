@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from nas.config import Size
-from nas.contracts import EdgeSpace, GateMix, GateSpace, HardMix, ImageForm, SoftMix
+from nas.contracts import CategoricalSpace, EdgeSpace, GateMix, GateSpace, HardMix, ImageForm, SoftMix
 from nas.spaces.architecture import Architecture
 from nas.spaces.channel import SMALLEST
 from nas.spaces.registry import SPACES, get_space, register_space
@@ -19,8 +19,9 @@ EDGE_SPACES = [name for name in SPACES if isinstance(get_space(name), EdgeSpace)
 GATE_SPACES = [name for name in SPACES if isinstance(get_space(name), GateSpace)]
 
 
-def test_every_space_is_of_edges_or_of_gates():
-    assert sorted(EDGE_SPACES + GATE_SPACES) == sorted(SPACES)
+def test_every_space_is_of_edges_of_gates_or_of_categories():
+    categorical = [name for name in SPACES if isinstance(get_space(name), CategoricalSpace)]
+    assert {*EDGE_SPACES, *GATE_SPACES, *categorical} == {*SPACES}
 
 
 def train_a_step(network, logits_of):
@@ -62,6 +63,12 @@ def test_every_space_of_gates_trains_a_step_of_its_supernet_by_a_gate_mix(name):
     assert space.statistics(space.architecture(gates, "gated"))
 
 
+def test_a_space_of_categories_takes_no_soft_mix():
+    network = get_space("enas").supernet(FORM, SIZE)
+    with pytest.raises(TypeError, match="takes a HardMix, not a SoftMix"):
+        network(IMAGES, SoftMix({}))
+
+
 @pytest.mark.parametrize("name", SPACES)
 def test_every_space_draws_architectures_that_come_back_count_and_train_a_step(name):
     space: Any = get_space(name)
@@ -82,6 +89,41 @@ def test_every_space_of_edges_assembles_an_architecture_from_scored_edges(name):
     space: Any = get_space(name)
     edges = {kind: [(len(v[0]) - 1, 1.0 / (1 + e)) for e in range(len(v))] for kind, v in space.variables().items()}
     assert Architecture.from_dict(space.assemble(edges).to_dict()).id == space.assemble(edges).id
+
+
+CATEGORICAL = [space for space in map(get_space, SPACES) if isinstance(space, CategoricalSpace)]
+EACH = pytest.mark.parametrize("space", CATEGORICAL, ids=lambda space: space.name)
+
+
+def drawn(space, seed):
+    """A choice of one category per variable."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        kind: [int(torch.randint(len(names), (), generator=generator)) for names in v]
+        for kind, v in space.categories().items()
+    }
+
+
+@EACH
+@pytest.mark.parametrize("seed", range(3))
+def test_every_categorical_space_makes_an_architecture_of_every_choice_and_runs_it_in_the_supernet(space, seed):
+    choices = drawn(space, seed)
+    chosen = space.choose(choices)
+    assert space.parse(chosen.to_dict()) == chosen
+    network = space.supernet(FORM, SIZE)
+    train_a_step(network, lambda: network(IMAGES, space.path(choices)))
+    assert space.path_macs(FORM, SIZE, choices) == CategoricalSpace.path_macs(space, FORM, SIZE, choices)
+
+
+@EACH
+def test_every_categorical_space_has_a_cost_per_category(space):
+    for affine in (False, True):
+        costs = space.costs(FORM, SIZE, affine)
+        assert {kind: [len(row) for row in rows] for kind, rows in costs.items()} == {
+            kind: [len(names) for names in v] for kind, v in space.categories().items()
+        }
+        assert min(min(row) for rows in costs.values() for row in rows) == 0
+        assert max(max(row) for rows in costs.values() for row in rows) > 0
 
 
 def test_a_name_can_be_taken_only_once():
