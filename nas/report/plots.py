@@ -129,7 +129,10 @@ def _search_panels(rows: History) -> list[Panel]:
     if "entropy" in plain:
         panels.append(_line_panel(rows, "entropy", "Architecture entropy, nats"))
     others = [name for name in plain if name not in paired and name != "entropy"]
-    panels += [_line_panel(rows, name, name.replace("_", " ").capitalize()) for name in others]
+    groups: dict[str, list[str]] = {}  # `ess.eps=0` and `ess.eps=0.3` are the same figure of several things
+    for name in others:
+        groups.setdefault(name.partition(".")[0], []).append(name)
+    panels += [_lines_panel(rows, found, name.replace("_", " ").capitalize()) for name, found in groups.items()]
     cell_types = list(dict.fromkeys(name.split(".")[1] for name in names if name.startswith("ops.")))
     operations = _ordered({name.split(".", 2)[2] for name in names if name.startswith("ops.")})
     panels += [_ops_panel(rows, cell_type, operations) for cell_type in cell_types]
@@ -183,6 +186,21 @@ def _line_panel(rows: History, name: str, title: str) -> Panel:
     def panel(axes: "Axes") -> None:
         _line(axes, rows, name, color=SERIES[2])
         _epochs(axes, title)
+
+    return panel
+
+
+def _lines_panel(rows: History, names: Sequence[str], title: str) -> Panel:
+    """One figure, or several of the same kind that are told apart by what stands behind the first dot."""
+    if len(names) == 1:
+        return _line_panel(rows, names[0], title)
+
+    def panel(axes: "Axes") -> None:
+        for at, name in enumerate(names):
+            looks = {"color": SERIES[at % len(SERIES)], "linestyle": DASHES[at % len(DASHES)]}
+            _line(axes, rows, name, label=name.partition(".")[2], **looks)
+        _epochs(axes, title)
+        axes.legend()
 
     return panel
 
