@@ -95,7 +95,6 @@ variants:
             "mine.yaml, variant 'b': 'search.common.epcohs' is not a known key. Did you mean 'epochs'?",
         ),
         ("common: {retrain: {epochs: 0}}\nvariants: {a: {}}", "mine.yaml, variant 'a': 'retrain.epochs' is 0"),
-        ("common: {methods: [asng]}\nvariants: {a: {}}", "variant 'a': 'methods' names 'asng', which is not built in"),
     ],
 )
 def test_a_faulty_ablation_is_refused_with_file_variant_and_key(project, text, message):

@@ -14,7 +14,7 @@ from itertools import combinations
 from typing import Annotated, Any, Literal, Protocol, Self, cast
 
 import torch
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from nas.config import Section, as_tuple
@@ -44,7 +44,7 @@ class Params(Section):
     alpha_lr: float = Field(gt=0)  # Adam, betas .5 and .999
     alpha_decay: float = Field(ge=0)
     alpha_clip: float = Field(gt=0)
-    joint_reduction: bool  # a stage's normal and reduction cell in one iteration, or in two
+    joint_reduction: bool  # a stage's normal and reduction cell in one iteration, or in two; where `groups` is null
     groups: Annotated[tuple[tuple[CellType, ...], ...] | None, BeforeValidator(as_groups)]  # any other order
     n_grow: int = Field(ge=1)  # copies of a normal cell once it is found
     future: Literal["uniform", "trainable", "absent"]
@@ -65,6 +65,10 @@ class Params(Section):
             raise ValueError("'warmup: 0' needs 'inherit: true': weights begin anew in every iteration")
         if self.future == "absent" and tuple(named) != TYPES:
             raise ValueError("'future: absent' needs groups in order of depth: the network ends with the current one")
+        if self.order == "unrolled" and self.skip_dropout > 0:
+            raise ValueError(
+                "'order: unrolled' needs 'skip_dropout: 0': its difference of two passes would be one of masks"
+            )
         if self.prune == "progressive" and self.epochs_each - self.warmup < 3:
             raise ValueError("'prune: progressive' needs three epochs after the warm-up, a third for each set")
         return self
@@ -83,6 +87,13 @@ class DeriveParams(Section):
         tuple[Literal["repeat_1", "repeat_1_equal", "repeat_3", "repeat_3_equal", "swapped"], ...],
         BeforeValidator(as_tuple),
     ]
+
+    @field_validator("controls")
+    @classmethod
+    def each_once(cls, controls: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(controls)) != len(controls):
+            raise ValueError("a control stands twice")
+        return controls
 
 
 # --- The supernet of an iteration
@@ -416,9 +427,9 @@ def controlled(cells: Mapping[str, Pairs], control: str) -> dict[str, Pairs]:
 
 
 def layers(cells: Mapping[str, Pairs]) -> dict[str, Any]:
-    """Whether the cells are layered at all: how far they differ, and what each is made of."""
+    """Whether the cells are layered at all: how far the normal ones differ, and what each is made of."""
     pairs = {f"{a[-1]}-{b[-1]}": difference(cells[a], cells[b]) for a, b in combinations(NORMALS, 2)}
-    return {"differences": pairs, "cells": {kind: made_of(cells[kind]) for kind in TYPES}}
+    return {"differences": pairs, "cells": {kind: made_of(cells[kind]) for kind in NORMALS}}
 
 
 def difference(one: Pairs, other: Pairs) -> float:
@@ -428,7 +439,8 @@ def difference(one: Pairs, other: Pairs) -> float:
 
 
 def made_of(cell: Pairs) -> dict[str, float]:
-    """Mean kernel width of its convolutions, share of skips, and convolutions on the longest path from an input."""
+    """Of a normal cell, whose skips are identities: mean kernel width of its convolutions, share of skips, convolutions
+    on the longest path from an input."""
     widths = [int(op[-1]) for op, _ in cell if "conv" in op]
     depth = [0, 0]
     for at in range(0, len(cell), 2):

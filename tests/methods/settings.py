@@ -30,9 +30,9 @@ SHORT: dict[str, list[dict[str, Any]]] = {
     "random": [{"samples": 2}],
     "darts": [{"warmup_epochs": 1}, {"order": "second", "warmup_epochs": 0}],
     "lfr-darts": [
-        {"future": "trainable", "order": "unrolled", "n_grow": 1, "epochs_each": 2, "skip_dropout": 0.1},
+        {"future": "trainable", "order": "unrolled", "n_grow": 1, "epochs_each": 2},
         {"joint_reduction": False, "future": "absent", "epochs_each": 1, "warmup": 0, "inherit": True},
-        {"epochs_each": 4, "prune": "progressive", "max_skips": 1, "inherit": True},
+        {"epochs_each": 4, "prune": "progressive", "max_skips": 1, "skip_dropout": 0.1, "inherit": True},
     ],
     "eoinas": [
         {"inherit": False},

@@ -14,13 +14,13 @@ from nas.config import Size
 from nas.contracts import ImageForm, SoftMix
 from nas.methods import method_module
 from nas.spaces.architecture import EDGES, PRIMITIVES, LayeredArchitecture
-from nas.spaces.cells import FoundCell, MixedCell
+from nas.spaces.cells import FoundCell, MixedCell, MixedOp
 from nas.spaces.genotypes import GENOTYPES
 from nas.spaces.layered import KINDS, LayeredSpace
-from nas.training.determinism import seed_everything
+from nas.spaces.ops import supernet_op
 from stages.derive import width_like
 from tests.methods.settings import PRESET, STEPS, Remembering, advance, batch, build
-from tests.methods.test_methods import saved
+from tests.methods.test_methods import assert_equal, saved
 
 lfr: Any = method_module("lfr-darts")
 SPACE = LayeredSpace()
@@ -104,6 +104,7 @@ def test_any_ordered_partition_is_a_plan_in_which_every_type_is_found_once(order
             {"future": "absent", "groups": [["normal_3"], ["normal_1", "reduce_1", "normal_2", "reduce_2"]]},
             "'future: absent' needs groups in order of depth",
         ),
+        ({"order": "unrolled", "skip_dropout": 0.1}, "'order: unrolled' needs 'skip_dropout: 0'"),
         ({"prune": "progressive"}, "'prune: progressive' needs three epochs after the warm-up"),
     ],
 )
@@ -135,7 +136,7 @@ def test_both_sets_are_chosen_after_the_warm_up_and_before_the_last_epoch(warmup
     found = params(epochs_each=warmup + more, warmup=warmup, prune="progressive", inherit=True)
     ends = [epoch for epoch in range(found.epochs_each) if lfr.kept(epoch, found)]
     assert [lfr.kept(epoch, found) for epoch in ends] == [5, 3]
-    assert warmup <= ends[0] < ends[1] < found.epochs_each - 1 or more == 3
+    assert warmup <= ends[0] < ends[1] <= found.epochs_each - 2
 
 
 # --- Pruning
@@ -264,11 +265,13 @@ def test_found_cells_hold_no_mixed_edge_and_equal_what_was_committed():
     for kind, cell in zip(method.growth.kinds, method.supernet.cells, strict=True):
         assert isinstance(cell, FoundCell if kind in ("normal_1", "reduce_1") else MixedCell)
         if kind in method.found:
-            assert not any(isinstance(module, MixedCell) for module in cell.modules())
+            assert not any(isinstance(module, MixedOp) for module in cell.modules())
             assert cell.preds == tuple(pred for _, pred in method.found[kind])
             ops: Any = cell.ops
-            for (op, _), module in zip(method.found[kind], ops, strict=True):
-                assert sum(p.numel() for p in module.parameters()) > 0 or "conv" not in op
+            for (op, pred), module in zip(method.found[kind], ops, strict=True):
+                stride = 2 if kind.startswith("reduce") and pred < 2 else 1
+                width = 2 if kind == "normal_1" else 4
+                assert str(module) == str(supernet_op(op, width, stride))
     assert method.records[0]["params"]["found"] == 0
     first = bits({kind: torch.tensor([pred for _, pred in pairs]) for kind, pairs in method.found.items()})
     advance(method, 3 * STEPS, 6 * STEPS)
@@ -448,16 +451,54 @@ def test_the_notes_say_how_far_the_cells_differ_and_what_they_are_made_of():
     assert lfr.made_of(pools) == {"mean_kernel": 0.0, "skip_share": 0.0, "depth": 0}
 
 
-def test_a_search_goes_on_in_the_middle_of_the_second_iteration_to_the_same_bits():
-    whole = build("lfr-darts", method=SHORT | {"inherit": True})
-    advance(whole, 0, 2 * STEPS + 1)
+PROGRESSIVE = {"epochs_each": 4, "prune": "progressive", "skip_dropout": 0.1, "inherit": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "at"),
+    [
+        (SHORT | {"inherit": True}, 2 * STEPS + 1),  # in the second iteration
+        (PROGRESSIVE, 2 * STEPS),  # after five operations were kept
+        (PROGRESSIVE, 4 * STEPS),  # at the end of the first iteration
+        (PROGRESSIVE, 7 * STEPS + 1),  # with three left, in the second
+    ],
+)
+def test_a_search_goes_on_wherever_it_was_to_the_same_bits(changes, at):
+    whole = build("lfr-darts", method=changes)
+    advance(whole, 0, at)
     kept, generator = saved(whole.state_dict()), torch.get_rng_state()
-    advance(whole, 2 * STEPS + 1, 6 * STEPS)
-    seed_everything("another")
-    again = build("lfr-darts", seed=9, method=SHORT | {"inherit": True})
+    last = at + 3 * STEPS
+    advance(whole, at, last)
+    again = build("lfr-darts", seed=9, method=changes)
     again.load_state_dict(kept)
     torch.set_rng_state(generator)
-    advance(again, 2 * STEPS + 1, 6 * STEPS)
-    assert again.search_state() == whole.search_state()
-    weights = whole.supernet.state_dict()
-    assert all(torch.equal(value, weights[name]) for name, value in again.supernet.state_dict().items())
+    advance(again, at, last)
+    assert_equal(again.state_dict(), whole.state_dict())
+    assert again.records == whole.records
+
+
+def test_the_unrolled_gradient_is_that_of_the_step_which_the_weights_would_take(monkeypatch):
+    method = build("lfr-darts", method={"order": "unrolled", "warmup": 0, "inherit": True})
+    advance(method, 0, 1)  # so that there is a momentum
+    seen = []
+
+    def noted(*given):
+        seen.append(given)
+        return [torch.zeros_like(alpha) for alpha in given[3]]
+
+    monkeypatch.setattr(lfr, "unrolled_gradient", noted)
+    method.alpha_step(batch(5), batch(6))
+    ((train_loss, valid_loss, weights, alphas, velocity, lr, momentum, decay),) = seen
+    common = method.setting.common
+    assert (lr, momentum, decay) == (method.trainer.lr, common.momentum, common.weight_decay)
+    assert lr > 0
+    assert any(v is not None and v.abs().sum() > 0 for v in velocity)
+    assert len(velocity) == len(weights) == len(list(method.supernet.parameters()))
+    assert [id(alpha) for alpha in alphas] == [id(method.alphas[kind]) for kind in ("normal_1", "reduce_1")]
+    with torch.no_grad():
+        assert train_loss() == method.loss(batch(5)) != valid_loss() == method.loss(batch(6))
+
+
+def test_a_control_can_be_asked_for_once():
+    with pytest.raises(ValidationError, match="a control stands twice"):
+        lfr.DeriveParams(rule="collected", controls=("swapped", "swapped"))

@@ -11,7 +11,7 @@ from nas.complexity import parameters
 from nas.config import Size
 from nas.contracts import Growth, ImageForm, SoftMix
 from nas.spaces.architecture import Architecture, ArchitectureError, LayeredArchitecture
-from nas.spaces.cells import FoundCell, MixedCell
+from nas.spaces.cells import FoundCell, MixedCell, MixedOp
 from nas.spaces.darts import DartsSpace, random_cell
 from nas.spaces.genotypes import GENOTYPES
 from nas.spaces.layered import KINDS, LayeredSpace, kinds
@@ -69,7 +69,7 @@ def test_the_supernets_of_the_three_iterations_have_the_sizes_of_the_notes(depth
     assert len(network.cells) == sum(depths) + 2
     for kind, cell in zip(row, network.cells, strict=True):
         assert isinstance(cell, FoundCell if kind in growth.found else MixedCell)
-        assert not any(isinstance(module, MixedCell) for module in cell.modules()) or kind not in growth.found
+        assert not any(isinstance(module, MixedOp) for module in cell.modules()) or kind not in growth.found
 
 
 @pytest.mark.parametrize(
