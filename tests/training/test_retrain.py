@@ -60,7 +60,7 @@ def test_the_auxiliary_weight_enters_the_gradient_and_not_the_reported_loss(retr
         torch.manual_seed(0)
         tallies.append(job.step(0, 0))
     assert tallies[0].means() == tallies[1].means()
-    stems = [job.network.stem[0].weight for job in jobs]
+    stems = [job.network.stem.whole[0].weight for job in jobs]
     assert not torch.equal(stems[0], stems[1])
     assert retrain_job(auxiliary_weight=0.0).network.auxiliary is None
 
@@ -68,7 +68,7 @@ def test_the_auxiliary_weight_enters_the_gradient_and_not_the_reported_loss(retr
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"identity": "darts-1 main"}])
 def test_another_seed_or_trial_starts_from_other_weights_and_sees_other_batches(retrain_job, changes):
     first, again, other = retrain_job(), retrain_job(), retrain_job(**changes)
-    weights = [job.network.stem[0].weight for job in (first, again, other)]
+    weights = [job.network.stem.whole[0].weight for job in (first, again, other)]
     batches = [job.stream.batch(0, 0).images for job in (first, again, other)]
     for same, another in (weights[:2], weights[::2]), (batches[:2], batches[::2]):
         assert torch.equal(*same)
