@@ -7,7 +7,7 @@ import torch
 
 from nas.complexity import Count
 from nas.config import SearchCommon, read_yaml
-from nas.contracts import EdgeSpace, ImageForm
+from nas.contracts import EdgeSpace, ImageForm, SoftMix
 from nas.data.dataset import Batch
 from nas.methods import METHODS, method_module, sections
 from nas.methods.base import Setting
@@ -132,3 +132,14 @@ def advance(method: Any, first: int, last: int) -> list[dict[str, Any]]:
         if step == STEPS - 1:
             rows.append(method.end_epoch(valid_pass))
     return rows
+
+
+def in_double_precision(supernet: Any) -> None:
+    """The supernet as it is, in float64, whatever its method hands it."""
+    forward = supernet.double().forward
+
+    def run(images: Any, mix: Any) -> Any:
+        weights = {kind: values.double() for kind, values in mix.weights.items()}
+        return forward(images.double(), SoftMix(weights, mix.alive, mix.skip_dropout))
+
+    supernet.forward = run

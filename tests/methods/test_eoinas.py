@@ -8,11 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.contracts import SoftMix
 from nas.spaces.architecture import DartsArchitecture
 from nas.spaces.genotypes import _darts
 from nas.spaces.registry import get_space
-from tests.methods.settings import STEPS, Remembering, advance, build
+from tests.methods.settings import STEPS, Remembering, advance, build, in_double_precision
 from tests.methods.test_methods import saved
 
 eoinas = importlib.import_module("nas.methods.eoinas")
@@ -330,16 +329,6 @@ def test_the_log_says_why_an_operation_went(capsys):
         assert line.count("*") == 2
         assert f"*{names[op]} " in line
         assert sum(name in line for name in names) == 8
-
-
-def in_double_precision(supernet):
-    forward = supernet.double().forward
-
-    def run(images, mix):
-        weights = {kind: table.double() for kind, table in mix.weights.items()}
-        return forward(images.double(), SoftMix(weights, mix.alive, mix.skip_dropout))
-
-    supernet.forward = run
 
 
 def test_the_engine_and_the_reference_slim_alike(monkeypatch):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from nas.config import Size
-from nas.contracts import ImageForm, SoftMix
+from nas.contracts import ImageForm
 from nas.methods import method_module
 from nas.spaces.architecture import EDGES, PRIMITIVES, LayeredArchitecture
 from nas.spaces.cells import FoundCell, MixedCell, MixedOp
@@ -19,7 +19,7 @@ from nas.spaces.genotypes import GENOTYPES
 from nas.spaces.layered import KINDS, LayeredSpace
 from nas.spaces.ops import supernet_op
 from stages.derive import width_like
-from tests.methods.settings import PRESET, STEPS, Remembering, advance, batch, build
+from tests.methods.settings import PRESET, STEPS, Remembering, advance, batch, build, in_double_precision
 from tests.methods.test_methods import assert_equal, saved
 
 lfr: Any = method_module("lfr-darts")
@@ -371,16 +371,6 @@ def test_a_batch_of_fashion_mnist_runs_through_search_and_network(side):
     network = SPACE.network(SPACE.compose(cells), form, size, auxiliary=True)
     logits, second = network(images)
     assert logits.shape == second.shape == (4, 10)
-
-
-def in_double_precision(supernet):
-    forward = supernet.double().forward
-
-    def run(images, mix):
-        weights = {kind: values.double() for kind, values in mix.weights.items()}
-        return forward(images.double(), SoftMix(weights, mix.alive, mix.skip_dropout))
-
-    supernet.forward = run
 
 
 def test_the_engine_and_the_reference_find_the_same_cells(monkeypatch):
