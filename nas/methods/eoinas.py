@@ -20,8 +20,9 @@ from nas.config import Section
 from nas.contracts import ArchitectureLike, EdgeSpace, SoftMix
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, Setting, ValidPass, WeightTrainer, entropy, frozen, op_counts
-from nas.methods.contest import BestOf, best
+from nas.methods.contest import best
 from nas.methods.relaxed import AlphaTrainer, shares
+from nas.methods.several import BestOf
 from nas.tasks import Tally, judge
 
 NONE, SKIP = 0, 3  # columns of the tables

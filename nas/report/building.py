@@ -9,10 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from nas.records import write_text
-from nas.report import channels, drawing, plots
+from nas.report import channels, drawing, fronts, plots, table
 from nas.report.collect import Run, Study, collect
 from nas.report.page import cell_name, channels_name, page
-from nas.report.table import Row, latex, markdown, results_csv, results_metrics, summarise, table_csv
+from nas.report.sheet import Sheet, latex, markdown
+from nas.report.table import Row, results_csv, results_metrics, summarise, table_csv
 from nas.spaces.architecture import ChannelArchitecture
 
 
@@ -33,16 +34,17 @@ def build(runs: Sequence[Run], folder: Path, spec: Path, out: Path) -> list[dict
     """
     study = collect(runs, folder, spec)
     rows = summarise(study)
+    shown = sheets(study, rows)
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out, prefix=".fresh-") as name:
         fresh = Path(name)
         _draw(study, rows, fresh / "figures")
         texts = {
             **_repeatable(study, rows),
-            "table.md": markdown(study, rows),
+            "table.md": markdown(shown),
             "table.csv": table_csv(rows),
-            "table.tex": latex(study, rows),
-            "index.html": page(study, rows, fresh / "figures"),
+            "table.tex": latex(shown),
+            "index.html": page(study, rows, shown, fresh / "figures"),
         }
         for file, text in texts.items():
             write_text(fresh / file, text)
@@ -69,9 +71,15 @@ def difference(runs: Sequence[Run], folder: Path, spec: Path, out: Path) -> str 
     return None
 
 
+def sheets(study: Study, rows: Sequence[Row]) -> list[Sheet]:
+    """The table of all rows; of the fronts, where a trial found one."""
+    found = fronts.fronts(study)
+    return [table.sheet(study, rows), *([fronts.sheet(found)] if found else [])]
+
+
 def _repeatable(study: Study, rows: Sequence[Row]) -> dict[str, str]:
     """The files that hold no clock and no device."""
-    return {"results.csv": results_csv(study), "results.metrics.json": results_metrics(rows)}
+    return {"results.csv": results_csv(study), "results.metrics.json": results_metrics(rows, fronts.fronts(study))}
 
 
 def _draw(study: Study, rows: Sequence[Row], figures: Path) -> None:

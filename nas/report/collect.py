@@ -49,6 +49,17 @@ class Found(_Part):
     def parsed(self) -> Architecture:
         return Architecture.from_dict(self.architecture)
 
+    @property
+    def eps(self) -> float | None:
+        """Weight of the complexity that it was found with, where its method knows such."""
+        eps = self.notes.get("eps")
+        return float(eps) if isinstance(eps, int | float) else None
+
+    @property
+    def control(self) -> str:
+        """Which control it is; empty for what the search found."""
+        return str(self.notes.get("control", ""))
+
 
 class Tested(_Part):
     """One retrained network on the test images: percent, millions."""

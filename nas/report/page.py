@@ -8,7 +8,8 @@ from pathlib import Path
 from nas.report import channels
 from nas.report.collect import Found, Study, Trial
 from nas.report.plots import slimmed
-from nas.report.table import Row, cells, columns, notes
+from nas.report.sheet import Sheet
+from nas.report.table import Row
 from nas.spaces.architecture import CellGraph, ChannelArchitecture
 
 CSS = """
@@ -49,14 +50,14 @@ def _safe(name: str) -> str:
     return "".join(sign if sign.isalnum() or sign in "-_.=" else "_" for sign in name)
 
 
-def page(study: Study, rows: Sequence[Row], figures: Path) -> str:
-    """index.html; `figures` is the folder that holds the drawn .svg files."""
+def page(study: Study, rows: Sequence[Row], sheets: Sequence[Sheet], figures: Path) -> str:
+    """index.html; the first of `sheets` is the table of `rows`, `figures` the folder of the drawn .svg files."""
     title = f"Architecture search on {study.data.name}"
     searches = len(study.trials)
     networks = sum(len(trial.results) for trial in study.trials)
     links = " ".join(f'<a href="#{escape(trial.key)}">{escape(trial.key)}</a>' for trial in study.trials)
-    items = "".join(f"<li>{escape(note)}</li>" for note in notes(study, rows))
-    front_alt = "Test error against parameters of every network. " + "; ".join(
+    first, *others = sheets
+    front_alt = "Test error against parameters and against multiply-adds of every network. " + "; ".join(
         f"{row.label}: {row.test_error_mean:.2f} % at {row.params_m:.3f} M" for row in rows
     )
     return "\n".join(
@@ -68,11 +69,12 @@ def page(study: Study, rows: Sequence[Row], figures: Path) -> str:
             f"<h1>{escape(title)}</h1>",
             f"<p>{searches} searches, {networks} networks trained from scratch, "
             f"tested on {study.images} images of {escape(study.data.name)}.</p>",
-            _table(rows),
-            f"<ul>{items}</ul>",
+            _table(first),
             "<h2>Error and size</h2>",
             _picture(figures / "front.svg", front_alt, "Small: each network. Large: the mean of a row; bars: ± one "
-                     "standard deviation over search seeds, where there are several."),
+                     "standard deviation over search seeds, where there are several. Lines join what was found with "
+                     "growing eps; hollow: controls, and the dashed lines between them."),
+            *(_table(sheet) for sheet in others),
             f"<h2>Trials</h2><nav>{links}</nav>",
             *(_trial(trial, figures) for trial in study.trials),
             "</body></html>",
@@ -81,15 +83,17 @@ def page(study: Study, rows: Sequence[Row], figures: Path) -> str:
     )  # fmt: skip
 
 
-def _table(rows: Sequence[Row]) -> str:
-    header, *body = cells(rows)
-    kinds = [' class="number"' if column.right else "" for column in columns(rows)]
+def _table(sheet: Sheet) -> str:
+    header, *body = sheet.cells
+    kinds = [' class="number"' if right else "" for right in sheet.right]
     head = "".join(f'<th scope="col"{kind}>{escape(text)}</th>' for kind, text in zip(kinds, header, strict=True))
     lines = [
         "<tr>" + "".join(f"<td{kind}>{escape(text)}</td>" for kind, text in zip(kinds, line, strict=True)) + "</tr>"
         for line in body
     ]
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    items = "".join(f"<li>{escape(note)}</li>" for note in sheet.notes)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<div class="scroll">{table}</div><ul>{items}</ul>'
 
 
 def _trial(trial: Trial, figures: Path) -> str:

@@ -53,7 +53,7 @@ SHORT: dict[str, list[dict[str, Any]]] = {
         {**WINDOW, "score": "random"},
         {**WINDOW, "score_ema": 0.9},
     ],
-    "asng": [{"space": "darts", "step": "fixed", "eps": 0.1}, {}],
+    "asng": [{"space": "darts", "step": "fixed", "eps": [0.1]}, {"eps": [0.0, 0.3]}, {}],
     "is-nas": [
         {"share": "none", "weight_sampling": "iid", "complexity": "rank", "utility": "quantile", "margin": "none"},
         {},
