@@ -1,5 +1,7 @@
 """IS-NAS: what it does around the mathematics, which tests/test_distributions.py has."""
 
+from typing import Any
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -13,7 +15,7 @@ from nas.schedules import cosine
 from nas.spaces.registry import get_space
 from tests.methods.settings import FORM, STEPS, advance, batch, build
 
-SPACE = get_space("enas")
+SPACE: Any = get_space("enas")
 
 
 def derived(state, **params):
@@ -107,7 +109,7 @@ def test_costs_are_those_of_the_supernet_or_of_a_network_of_the_named_size():
     at_search = build("is-nas")
     assert at_search.costs.max() == max(max(row) for rows in SPACE.costs(FORM, at_search.setting.common, affine=False)
                                         .values() for row in rows)  # fmt: skip
-    size = {"cells": 20, "channels": 36, "stem": "cifar"}
+    size: Any = {"cells": 20, "channels": 36, "stem": "cifar"}
     at_retrain = build("is-nas", method={"cost_at": size})
     assert at_retrain.costs.max() == 408_240  # sep_conv_5x5 of the normal cells
     assert at_retrain.costs.max(1).values.sum() == 4_717_440
