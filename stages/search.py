@@ -24,6 +24,7 @@ def search(run: str = typer.Option(help="Run key, for instance darts-0.")) -> No
 
 def run_search(work: "Trial") -> None:
     """Train, then write the records."""
+    from nas.collapse import collapsed
     from nas.records import write_json, write_record
     from nas.training.loop import run as run_loop
     from nas.training.search import SearchJob
@@ -37,7 +38,8 @@ def run_search(work: "Trial") -> None:
     write_record(work.folder / "search.json", "search", record)
     write_json(work.folder / "search.history.json", filled(outcome.history))
     last = {name: value for name, value in outcome.history[-1].items() if not name.startswith("ops.")}
-    work.write_metrics({**last, "macs_t": counted["macs"] / 1e12})
+    collapse = {"collapsed": len(collapsed(outcome.history[-1]))} if "parameterless" in last else {}
+    work.write_metrics({**last, **collapse, "macs_t": counted["macs"] / 1e12})
     work.write_cost(outcome.seconds, sum(method.passes.values()), outcome.resumed)
     work.tracker.log_artifacts([work.folder / "search.json"])
 

@@ -25,7 +25,7 @@ from nas.methods.relaxed import AlphaTrainer, shares
 from nas.methods.several import BestOf
 from nas.tasks import Tally, judge
 
-NONE, SKIP = 0, 3  # columns of the tables
+NONE = 0  # its column in the tables
 RELEASE_EPOCHS, RELEASE_WARMUP = 160, 20
 RELEASE_LAMBDA, RELEASE_DRAWS = 0.5, 20 * 391  # draws per edge and stage, which lambda weighs accuracies against
 TEMPERATURE, TEMPERATURE_DECAY = 5.0, 0.965  # per epoch after the warm-up, over 139 epochs
@@ -274,9 +274,6 @@ class Search(SearchMethod[Params]):
             "alive": self.alive_now,
             **op_counts(tables, self.names),
         }
-        skips = sum(tables[self.kinds[0]].argmax(-1) == SKIP)
-        if 2 * skips > self.shape[0]:
-            print(f"warning: skip connections lead on {skips} of {self.shape[0]} {self.kinds[0]} edges", flush=True)
         since, gradual = self.epoch + 1 - self.params.warmup, self.params.pruning == "gradual"
         if gradual and since > 0 and since % self.params.prune_every == 0:
             row["disagreements"] = self.slim_once()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from nas.collapse import collapsed
 from nas.report import channels
 from nas.report.collect import Found, Study, Trial
 from nas.report.plots import slimmed
@@ -31,6 +32,7 @@ img { max-width: 100%; height: auto; display: block; } .cell img { max-width: no
 details { border: 1px solid #d8dee4; border-radius: 8px; padding: .6rem .9rem; margin: .75rem 0; }
 summary { cursor: pointer; font-weight: 600; } summary small { font-weight: 400; color: #57606a; }
 code { font-size: .85em; background: #f3f5f7; padding: .1em .3em; border-radius: 4px; overflow-wrap: anywhere; }
+.warning { border-left: 4px solid #d55e00; padding-left: .6rem; }
 nav a { margin-right: .8rem; } a { color: #0a58a8; }
 @media (max-width: 40rem) { table { font-size: .82rem; } th, td { padding: .35rem .35rem; } }
 @media print { details { border: 0; } }
@@ -98,7 +100,7 @@ def _table(sheet: Sheet) -> str:
 
 def _trial(trial: Trial, figures: Path) -> str:
     """Its cells in sight; the curves and the numbers of each network on demand."""
-    parts = [f'<section id="{escape(trial.key)}"><h2>{escape(trial.key)}</h2>']
+    parts = [f'<section id="{escape(trial.key)}"><h2>{escape(trial.key)}</h2>', *_warnings(trial)]
     for found in trial.found:
         drawings = [_cells(trial, found, *sheet, figures) for sheet in found.parsed.sheets().items()]
         if isinstance(found.parsed, ChannelArchitecture):  # many cells, so the picture of all of them comes first
@@ -122,6 +124,12 @@ def _trial(trial: Trial, figures: Path) -> str:
         )
         parts.append(f"<details><summary>Slimming of the {kind} cell</summary>{picture}</details>")
     return "\n".join([*parts, _networks(trial), "</section>"])
+
+
+def _warnings(trial: Trial) -> list[str]:
+    """Cells in which the search collapsed, by its last epoch."""
+    last = trial.search_history[-1] if trial.search_history else {}
+    return [f'<p class="warning">Collapse: {escape(text)} at the end.</p>' for text in collapsed(last).values()]
 
 
 def _identity(found: Found) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from nas.collapse import collapsed, parameterless
 from nas.config import Config
 from nas.contracts import ImageForm
 from nas.data.dataset import Batch, Stream, load_split
@@ -39,6 +40,7 @@ class SearchJob(Job):
         setting = Setting(get_space(params.space), image_form(train.spec), common, device, precision, self.steps)
         self.method: SearchMethod[Any] = method_module(method).Method(params, setting)
         self.epochs = self.method.epochs
+        self.collapsed: dict[str, str] = {}  # as it was after the last epoch
 
     def start_epoch(self, epoch: int) -> None:
         self.method.start_epoch(epoch)
@@ -48,7 +50,18 @@ class SearchJob(Job):
         return self.method.step(self.train.batch(epoch, step), self.valid.batch(*beside))
 
     def end_epoch(self, epoch: int) -> Row:
-        return self.method.end_epoch(self._valid_pass)
+        row = self.method.end_epoch(self._valid_pass)
+        self.epochs = self.method.epochs  # which may stop early
+        if (share := parameterless(row)) is not None:
+            row["parameterless"] = share
+        self.warn(epoch, collapsed(row))
+        return row
+
+    def warn(self, epoch: int, found: dict[str, str]) -> None:
+        """Of a collapse, when it begins."""
+        for kind in found.keys() - self.collapsed.keys():
+            print(f"warning: collapse in epoch {epoch + 1}: {found[kind]}", flush=True)
+        self.collapsed = found
 
     def _valid_pass(self) -> Iterator[Batch]:
         return self.plain.epoch(0)
@@ -58,3 +71,4 @@ class SearchJob(Job):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.method.load_state_dict(state)
+        self.epochs = self.method.epochs
