@@ -213,8 +213,11 @@ class Placing(nn.Module):
         return name
 
     def forward(self, total: Tensor, x: Tensor) -> Tensor:
-        x = x if self.take is None else x.index_select(1, self.get_buffer(self.take))
-        return total + x if self.put is None else total.index_add(1, self.get_buffer(self.put), x)
+        """On rows of channels, since these operations put out NCHW whatever they are given."""
+        total, x = total.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1)
+        x = x if self.take is None else x.index_select(-1, self.get_buffer(self.take))
+        total = total + x if self.put is None else total.index_add(-1, self.get_buffer(self.put), x)
+        return total.permute(0, 3, 1, 2)
 
 
 def positions(channels: int, among: int) -> Tensor:

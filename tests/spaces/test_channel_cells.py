@@ -229,6 +229,21 @@ def test_an_edge_that_does_not_run_gets_no_gradient():
 # --- The compact network in training
 
 
+@settings(max_examples=5, deadline=None)
+@given(legal(cells=5, channels=4))
+def test_maps_stay_in_channels_last(masks):
+    """In another layout every kernel behind would be a slow one."""
+    network: Any = CompactNetwork(masks, FORM, size_of(masks), auxiliary=False).to(memory_format=torch.channels_last)
+    seen: list[Any] = []
+    for cell in network.cells:
+        cell.register_forward_hook(lambda _, given, found: seen.extend([*given[:2], found]))
+        for part in [*cell.edges.values(), *cell.places.values(), *cell.skips.values()]:
+            part.register_forward_hook(lambda _, given, found: seen.append(found))
+    network(DIGITS.contiguous(memory_format=torch.channels_last))
+    assert len(seen) >= 5 * (3 + 4)
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)
+
+
 def test_drop_path_acts_on_operations_alone():
     torch.manual_seed(0)
     wired = uniform("sep_conv_3x3", 3, 2, lambda w: Gates(0, 0, every(w)))
