@@ -58,7 +58,7 @@ def run_retrain(work: "Trial") -> None:
                 work.tracker.log_epoch({prefix + k: v for k, v in row.items()}, step=row["epoch"])
 
             outcome = run_loop(job, work.checkpoint(name), show)
-            save_weights(job.network, work.folder / "weights" / f"{name}.safetensors")
+            save_weights(job.result(), work.folder / "weights" / f"{name}.safetensors")
             last = {key: outcome.history[-1][key] for key in ("train_loss", "train_acc")}
             results.append({"name": entry["name"], "id": entry["id"], "seed": seed, **last})
             history += [{**label, **row} for row in outcome.history]
