@@ -1,7 +1,7 @@
 """The record of space `nasbench201`: a cell of four nodes and six edges, and its string in the benchmark. No torch.
 
 Source: Dong and Yang, "NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture Search", ICLR 2020, arXiv
-2001.00326; D-X-Y/AutoDL-Projects (MIT), cell_operations.py and genotypes.py for order, names and the rule of isomorphism.
+2001.00326; D-X-Y/AutoDL-Projects (MIT), for order and names of the operations and the rule that finds equal cells.
 """
 
 import re
@@ -54,7 +54,7 @@ class NasBench201Architecture(Architecture):
 
     @property
     def topology(self) -> str:
-        """Equal for cells that compute the same by the benchmark's rule (its `to_unique_str`): none makes zero, a skip
+        """Equal for cells that compute the same by the benchmark's rule (`to_unique_str`): none makes zero, a skip
         passes on what it gets, and a sum knows no order. 6,466 of the 15,625 cells differ."""
         return topology(self.operations)
 
@@ -70,7 +70,7 @@ class NasBench201Architecture(Architecture):
 
 
 def topology(operations: Sequence[str]) -> str:
-    """The key of the output node. An inner node that is a sum of zeros is no zero to this rule, as in the benchmark."""
+    """The key of the output node. The rule keeps the zeros of a sum, so some equal networks differ by them."""
     keys = ["0"]
     for node in range(1, 4):
         inputs = [(op, keys[pred]) for (n, pred), op in zip(EDGES, operations, strict=True) if n == node]

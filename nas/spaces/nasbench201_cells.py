@@ -11,6 +11,7 @@ cells each, at C, 2C and 4C, with a residual block between them.
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ def scaled_norm(channels: int, searching: bool) -> nn.Module:
 # --- The supernet
 
 
-def live(edges: Sequence[Edge]) -> list[Edge]:
+def live(edges: Sequence[Edge]) -> Sequence[Edge]:
     """What of each edge adds to the output of the cell: no `none`, and nothing on the way to a node that nobody reads.
 
     `none` adds zero; its weight acts through the others' share.
@@ -131,6 +132,7 @@ class MixedCell(nn.Module):
     def _leave(self, x: Tensor, leaving: Sequence[int], edges: Sequence[Edge], skip_dropout: float) -> list[Part]:
         """The edges share the state's ReLU and its pool; one convolution serves an operation of all of them, and the
         weight of an operation is the scale of its batch norm."""
+        mixed: Any = self.edges
         parts: list[Part] = []
         plain = []  # maps that are the same for every edge that holds the operation
         relu: Tensor | None = None
@@ -138,10 +140,10 @@ class MixedCell(nn.Module):
             if op == SKIP and skip_dropout and self.training:
                 parts += [(e, _times(F.dropout(x, skip_dropout), weight)) for e, weight in held]
             elif op in (SKIP, POOL):
-                plain.append((self.edges[held[0][0]].ops[op](x), held))
+                plain.append((mixed[held[0][0]].ops[op](x), held))
             else:
                 relu = F.relu(x) if relu is None else relu
-                kernel = torch.cat([self.edges[e].ops[op][1].weight for e, _ in held])
+                kernel = torch.cat([mixed[e].ops[op][1].weight for e, _ in held])
                 y = batch_norm(convolved(relu, kernel), _scale(held, x.shape[1]))
                 parts += zip([e for e, _ in held], y.chunk(len(held), dim=1), strict=True)
         return parts + _weighted(plain)
