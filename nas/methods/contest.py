@@ -52,6 +52,10 @@ class Contest:
             self.results.append({"valid_loss": row["valid_loss"], "valid_acc": row["valid_acc"]})
         return row
 
+    def incumbent(self) -> dict[str, ArchitectureLike]:
+        """The best so far, once there is one."""
+        return {"main": self.candidates[best(self.results)]} if self.results else {}
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "candidates": [a.to_dict() for a in self.candidates],
@@ -142,6 +146,10 @@ class BestOf(SearchMethod[Any]):
             self.states.append(self.inner.search_state())
             self.spent += self.inner.macs()
         return row
+
+    def incumbent(self) -> dict[str, ArchitectureLike]:
+        """What the search under way has, then the best of the contest."""
+        return (self.inner if self.contest is None else self.contest).incumbent()
 
     def search_state(self) -> dict[str, Any]:
         assert self.contest is not None

@@ -36,7 +36,8 @@ class SearchJob(Job):
         self.steps, self.images = self.train.steps, len(train)
         seed_everything("search", method, seed)
         precision = config.runtime.precision
-        setting = Setting(get_space(params.space), image_form(train.spec), common, device, precision, self.steps)
+        self.space = get_space(params.space)
+        setting = Setting(self.space, image_form(train.spec), common, device, precision, self.steps)
         self.method: SearchMethod[Any] = method_module(method).Method(params, setting)
         self.epochs = self.method.epochs
 
@@ -48,7 +49,12 @@ class SearchJob(Job):
         return self.method.step(self.train.batch(epoch, step), self.valid.batch(*beside))
 
     def end_epoch(self, epoch: int) -> Row:
-        return self.method.end_epoch(self._valid_pass)
+        return self.method.end_epoch(self._valid_pass) | self._incumbent()
+
+    def _incumbent(self) -> Row:
+        """`incumbent`, or `incumbent.<name>`: the found cell as of now, in a space that tables know (nas/table.py)."""
+        texts = {name: self.space.text(found) for name, found in self.method.incumbent().items()}
+        return {"incumbent" + f".{name}" * (name != "main"): text for name, text in texts.items() if text is not None}
 
     def _valid_pass(self) -> Iterator[Batch]:
         return self.plain.epoch(0)

@@ -56,7 +56,7 @@ def assert_equal(found, expected, where=""):
         assert found == expected, where
 
 
-@pytest.mark.parametrize(("name", "changes"), list({name: (name, c) for name, c in CASES}.values()), ids=str)
+@pytest.mark.parametrize(("name", "changes"), list({(name, c.get("space")): (name, c) for name, c in CASES}.values()), ids=str)
 def test_a_search_that_goes_on_elsewhere_ends_with_the_same_bits(name, changes):
     undisturbed, rows, kept = build(name, method=changes), [], {}
     first = STEPS * (
