@@ -31,6 +31,7 @@ FLOORS = {
     "nas.records": 1,
     "nas.complexity": 1,
     "nas.schedules": 1,
+    "nas.table": 1,
     "nas.tasks": 1,
     "nas": 0,
 }

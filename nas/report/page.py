@@ -70,15 +70,18 @@ def page(study: Study, rows: Sequence[Row], figures: Path) -> str:
             f"tested on {study.images} images of {escape(study.data.name)}.</p>",
             _table(rows),
             f"<ul>{items}</ul>",
-            "<h2>Error and size</h2>",
-            _picture(figures / "front.svg", front_alt, "Small: each network. Large: the mean of a row; bars: ± one "
-                     "standard deviation over search seeds, where there are several."),
+            *(_front(figures, front_alt) if rows else []),
             f"<h2>Trials</h2><nav>{links}</nav>",
             *(_trial(trial, figures) for trial in study.trials),
             "</body></html>",
             "",
         ]
     )  # fmt: skip
+
+
+def _front(figures: Path, alt: str) -> list[str]:
+    caption = "Small: each network. Large: the mean of a row; bars: ± one standard deviation over search seeds, where "
+    return ["<h2>Error and size</h2>", _picture(figures / "front.svg", alt, f"{caption}there are several.")]
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -105,7 +108,7 @@ def _trial(trial: Trial, figures: Path) -> str:
         else:
             title = f"<summary>{escape(found.name)} <small>{_errors(trial, found)}</small></summary>"
             parts.append(f"<details>{title}<p>{_identity(found)}</p>{''.join(drawings)}</details>")
-    for stage, text in (("search", "Search"), ("retrain", "Retraining")):
+    for stage, text in (("search", "Search"), ("retrain", "Retraining"))[: 2 if trial.results else 1]:
         alt = f"{text} of {trial.key}: curves over the epochs"
         picture = _picture(figures / f"{stage}-{trial.key}.svg", alt, "")
         parts.append(f"<details><summary>{text} curves</summary>{picture}</details>")
