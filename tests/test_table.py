@@ -5,6 +5,7 @@ import gzip
 import io
 import statistics
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def written(rows, columns=(NAME, *ACCURACIES)):
     return stream.getvalue()
 
 
-ROWS = [[text, *(round(10 + 80 * at / CELLS + k, 4) for k in range(6))] for at, text in enumerate(TEXTS)]
+ROWS: list[Any] = [[text, *(round(10 + 80 * at / CELLS + k, 4) for k in range(6))] for at, text in enumerate(TEXTS)]
 TEXT = written(ROWS)
 
 
@@ -108,13 +109,13 @@ def test_a_cell_that_is_not_there_is_named():
 
 def test_the_curve_follows_the_incumbent_of_each_epoch():
     table = table_of(10.0, 20.0)
-    history = [
+    history: list[dict[str, Any]] = [
         {"epoch": 0, "train_loss": 1.0, "incumbent": None},
         {"epoch": 1, "train_loss": 0.9, "incumbent": "a"},
         {"epoch": 2, "train_loss": 0.8, "incumbent": "b"},
     ]
     assert regret_curves(history, table) == {"main": [{"epoch": e, **table.judge(c)} for e, c in ((1, "a"), (2, "b"))]}
-    several = [{"epoch": 0, "incumbent.eps=0.3": "b", "incumbent.eps=0": "a"}]
+    several: list[dict[str, Any]] = [{"epoch": 0, "incumbent.eps=0.3": "b", "incumbent.eps=0": "a"}]
     assert {name: rows[0]["cifar10_test_acc"] for name, rows in regret_curves(several, table).items()} == {
         "eps=0.3": 20.0,
         "eps=0": 10.0,
