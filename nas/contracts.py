@@ -133,9 +133,15 @@ class Space(ABC):
     def parse(self, value: Mapping[str, Any]) -> ArchitectureLike:
         """The architecture in a record; raises ArchitectureError."""
 
+    def text(self, architecture: Any) -> str | None:
+        """All of an architecture in one line that tables know it by; None where there is no such form."""
+        return None
+
 
 class EdgeSpace(Space):
     """A space whose decisions are operations on edges, one table per cell type; its supernet takes a Mix."""
+
+    none_stays: ClassVar[bool] = False  # whether an edge of an architecture may be `none`, which is operation 0
 
     @abstractmethod
     def variables(self) -> dict[str, tuple[tuple[str, ...], ...]]:

@@ -37,7 +37,8 @@ def run_search(work: "Trial") -> None:
     record = {**work.head, "space": space, "state": method.search_state(), "counted": counted}
     write_record(work.folder / "search.json", "search", record)
     write_json(work.folder / "search.history.json", filled(outcome.history))
-    last = {name: value for name, value in outcome.history[-1].items() if not name.startswith("ops.")}
+    told_apart = ("ops.", "incumbent")  # counts of operations, and texts
+    last = {name: value for name, value in outcome.history[-1].items() if not name.startswith(told_apart)}
     collapse = {"collapsed": len(collapsed(outcome.history[-1]))} if "parameterless" in last else {}
     work.write_metrics({**last, **collapse, "macs_t": counted["macs"] / 1e12})
     work.write_cost(outcome.seconds, sum(method.passes.values()), outcome.resumed)

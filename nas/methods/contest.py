@@ -52,6 +52,10 @@ class Contest:
             self.results.append({"valid_loss": row["valid_loss"], "valid_acc": row["valid_acc"]})
         return row
 
+    def incumbent(self) -> dict[str, ArchitectureLike]:
+        """The best so far, once there is one."""
+        return {"main": self.candidates[best(self.results)]} if self.results else {}
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "candidates": [a.to_dict() for a in self.candidates],

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nas import distributions as ds
 from nas.config import ParamsError, Section, Size, as_tuple
-from nas.contracts import CategoricalSpace, Space
+from nas.contracts import ArchitectureLike, CategoricalSpace, Space
 from nas.data.dataset import Batch
 from nas.distributions import Categorical, Direction, Estimator, StepRule
 from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, op_counts
@@ -31,7 +31,7 @@ Auto = Annotated[float, Field(gt=0)] | Literal["auto"]
 class SampledParams(Section):
     """What both methods take; the names are those of docs/methods/is-nas.md."""
 
-    space: Literal["enas", "darts"]
+    space: Literal["enas", "darts", "nasbench201"]
     lam: int = Field(ge=1, alias="lambda")
     n_w: int = Field(ge=1)
     step: Literal["asng", "fixed"]
@@ -259,6 +259,10 @@ class SampledSearch(SearchMethod[P]):
             tally = judge(lambda images, path=path: self.supernet(images, path), valid_pass(), self.setting.task)  # type: ignore[misc]
             loss, accuracy = tally.means()
             self.found.append({"valid_loss": loss if isfinite(loss) else None, "valid_acc": accuracy})
+
+    def incumbent(self) -> dict[str, ArchitectureLike]:
+        modes = [self.split(ds.mode(distribution.table)) for distribution in self.distributions]
+        return {label: self.space.choose(mode) for label, mode in zip(self.labels, modes, strict=True)}
 
     # --- State
 

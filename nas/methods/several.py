@@ -56,6 +56,10 @@ class InTurn(SearchMethod[Any]):
             self.spent += self.inner.macs()
         return {"search": self.at, **row}
 
+    def incumbent(self) -> dict[str, ArchitectureLike]:
+        """What the search under way has."""
+        return self.inner.incumbent()
+
     def search_state(self) -> dict[str, Any]:
         return {"searches": self.states}
 
@@ -126,6 +130,10 @@ class BestOf(InTurn):
         if self.contest is None:
             return super().end_epoch(valid_pass)
         return self.contest.end_epoch(self.epoch - self.searching, valid_pass)
+
+    def incumbent(self) -> dict[str, ArchitectureLike]:
+        """In the contest its best so far, of what was found before."""
+        return super().incumbent() if self.contest is None else self.contest.incumbent()
 
     def search_state(self) -> dict[str, Any]:
         assert self.contest is not None

@@ -11,10 +11,10 @@ is [E, 3, C] per cell. Scores are float64.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from nas.complexity import Count
@@ -39,8 +39,14 @@ class Budget(Section):
         return self
 
 
+def of_channels(space: Any) -> Any:
+    if space != "channel":
+        raise ValueError("TENAS prunes channels and chooses no operations, so its one space is 'channel'")
+    return space
+
+
 class Params(Section):
-    space: Literal["channel"]
+    space: Annotated[Literal["channel"], BeforeValidator(of_channels)]
     op: Literal["sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "conv_3x3"]
     skip_mode: Literal["gated", "fallback", "none"]
     mid_gates: bool  # of the double operations; the others have no middle

@@ -84,10 +84,12 @@ def _repeatable(study: Study, rows: Sequence[Row]) -> dict[str, str]:
 
 def _draw(study: Study, rows: Sequence[Row], figures: Path) -> None:
     figures.mkdir()
-    plots.front(study, rows, figures / "front")
+    if rows:
+        plots.front(study, rows, figures / "front")
     for trial in study.trials:
         plots.search(trial, figures / f"search-{trial.key}")
-        plots.retrain(trial, figures / f"retrain-{trial.key}")
+        if trial.results:
+            plots.retrain(trial, figures / f"retrain-{trial.key}")
         for kind in plots.slimmed(trial):
             plots.slimming(trial, kind, figures / f"slimming-{trial.key}-{kind}")
         for found in trial.found:

@@ -72,10 +72,7 @@ def page(study: Study, rows: Sequence[Row], sheets: Sequence[Sheet], figures: Pa
             f"<p>{searches} searches, {networks} networks trained from scratch, "
             f"tested on {study.images} images of {escape(study.data.name)}.</p>",
             _table(first),
-            "<h2>Error and size</h2>",
-            _picture(figures / "front.svg", front_alt, "Small: each network. Large: the mean of a row; bars: ± one "
-                     "standard deviation over search seeds, where there are several. Lines join what was found with "
-                     "growing eps; hollow: controls, and the dashed lines between them."),
+            *(_front(figures, front_alt) if rows else []),
             *(_table(sheet) for sheet in others),
             f"<h2>Trials</h2><nav>{links}</nav>",
             *(_trial(trial, figures) for trial in study.trials),
@@ -83,6 +80,14 @@ def page(study: Study, rows: Sequence[Row], sheets: Sequence[Sheet], figures: Pa
             "",
         ]
     )  # fmt: skip
+
+
+def _front(figures: Path, alt: str) -> list[str]:
+    caption = (
+        "Small: each network. Large: the mean of a row; bars: ± one standard deviation over search seeds, where there "
+        "are several. Lines join what was found with growing eps; hollow: controls, and the dashed lines between them."
+    )
+    return ["<h2>Error and size</h2>", _picture(figures / "front.svg", alt, caption)]
 
 
 def _table(sheet: Sheet) -> str:
@@ -111,7 +116,7 @@ def _trial(trial: Trial, figures: Path) -> str:
         else:
             title = f"<summary>{escape(found.name)} <small>{_errors(trial, found)}</small></summary>"
             parts.append(f"<details>{title}<p>{_identity(found)}</p>{''.join(drawings)}</details>")
-    for stage, text in (("search", "Search"), ("retrain", "Retraining")):
+    for stage, text in (("search", "Search"), ("retrain", "Retraining"))[: 2 if trial.results else 1]:
         alt = f"{text} of {trial.key}: curves over the epochs"
         picture = _picture(figures / f"{stage}-{trial.key}.svg", alt, "")
         parts.append(f"<details><summary>{text} curves</summary>{picture}</details>")

@@ -54,7 +54,9 @@ def summarise(study: Study) -> list[Row]:
     """One row per (method, architecture name), in the order of the trials."""
     rows = []
     for method in dict.fromkeys(trial.method for trial in study.trials):
-        trials = [trial for trial in study.trials if trial.method == method]
+        trials = [trial for trial in study.trials if trial.method == method and trial.results]
+        if not trials:  # not retrained: a table judged alone
+            continue
         if all(len(trial.found) == 1 for trial in trials):
             rows.append(
                 _row(method, trials, [list(trial.results) for trial in trials], trials[0].found[0].name, method)
@@ -124,6 +126,8 @@ def sheet(study: Study, rows: Sequence[Row]) -> Sheet:
 
 def notes(study: Study, rows: Sequence[Row]) -> list[str]:
     """What a reader must know to use the table, one sentence or two each."""
+    if not rows:
+        return ["No network was retrained: the figures are those of a table of trained networks."]
     shape = " × ".join(str(size) for size in study.data.shape)
     error = fmean(row.test_error_mean for row in rows)
     floor = (error * (100 - error) / study.images) ** 0.5
@@ -192,6 +196,8 @@ def _metrics(row: Row) -> dict[str, float | int]:
 
 def _csv(rows: Iterable[dict[str, Any]]) -> str:
     lines = list(rows)
+    if not lines:
+        return ""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(lines[0]), lineterminator="\n")
     writer.writeheader()

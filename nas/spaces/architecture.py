@@ -386,3 +386,6 @@ class EnasArchitecture(Architecture):
             cell_graph(name, cell, loose_ends(cell))
             for name, cell in (("normal", self.normal), ("reduce", self.reduce))
         ]
+
+
+import nas.spaces.nasbench201_architecture  # noqa: E402, F401 (a record in a module of its own, known like the others)

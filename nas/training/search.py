@@ -37,7 +37,8 @@ class SearchJob(Job):
         self.steps, self.images = self.train.steps, len(train)
         seed_everything("search", method, seed)
         precision = config.runtime.precision
-        setting = Setting(get_space(params.space), image_form(train.spec), common, device, precision, self.steps)
+        self.space = get_space(params.space)
+        setting = Setting(self.space, image_form(train.spec), common, device, precision, self.steps)
         self.method: SearchMethod[Any] = method_module(method).Method(params, setting)
         self.epochs = self.method.epochs
         self.collapsed: dict[str, str] = {}  # as it was after the last epoch
@@ -55,13 +56,18 @@ class SearchJob(Job):
         if (share := parameterless(row)) is not None:
             row["parameterless"] = share
         self.warn(epoch, collapsed(row))
-        return row
+        return row | self._incumbent()
 
     def warn(self, epoch: int, found: dict[str, str]) -> None:
         """Of a collapse, when it begins."""
         for kind in found.keys() - self.collapsed.keys():
             print(f"warning: collapse in epoch {epoch + 1}: {found[kind]}", flush=True)
         self.collapsed = found
+
+    def _incumbent(self) -> Row:
+        """`incumbent`, or `incumbent.<name>`: the found cell as of now, in a space that tables know (nas/table.py)."""
+        texts = {name: self.space.text(found) for name, found in self.method.incumbent().items()}
+        return {"incumbent" + f".{name}" * (name != "main"): text for name, text in texts.items() if text is not None}
 
     def _valid_pass(self) -> Iterator[Batch]:
         return self.plain.epoch(0)
