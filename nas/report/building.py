@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from nas.records import write_text
-from nas.report import channels, drawing, fronts, plots, table
+from nas.report import channels, drawing, fronts, plots, table, truth
 from nas.report.collect import Run, Study, collect
 from nas.report.page import cell_name, channels_name, page
 from nas.report.sheet import Sheet, latex, markdown
@@ -72,20 +72,27 @@ def difference(runs: Sequence[Run], folder: Path, spec: Path, out: Path) -> str 
 
 
 def sheets(study: Study, rows: Sequence[Row]) -> list[Sheet]:
-    """The table of all rows; of the fronts, where a trial found one."""
-    found = fronts.fronts(study)
-    return [table.sheet(study, rows), *([fronts.sheet(found)] if found else [])]
+    """The table of all rows; of true figures, where a table of cells was named; of fronts, where there are some."""
+    judged, found = truth.truths(study), fronts.fronts(study)
+    return [
+        *([table.sheet(study, rows)] if rows or not judged else []),
+        *([truth.sheet(judged)] if judged else []),
+        *([fronts.sheet(found)] if found else []),
+    ]
 
 
 def _repeatable(study: Study, rows: Sequence[Row]) -> dict[str, str]:
     """The files that hold no clock and no device."""
-    return {"results.csv": results_csv(study), "results.metrics.json": results_metrics(rows, fronts.fronts(study))}
+    others = {f"true {one.label}": truth.metrics(one) for one in truth.truths(study)}
+    others |= {f"front {one.label}": one.metrics for one in fronts.fronts(study)}
+    return {"results.csv": results_csv(study), "results.metrics.json": results_metrics(rows, others)}
 
 
 def _draw(study: Study, rows: Sequence[Row], figures: Path) -> None:
     figures.mkdir()
     if rows:
         plots.front(study, rows, figures / "front")
+    truth.curves(study, figures / "regret")
     for trial in study.trials:
         plots.search(trial, figures / f"search-{trial.key}")
         if trial.results:

@@ -59,6 +59,7 @@ def page(study: Study, rows: Sequence[Row], sheets: Sequence[Sheet], figures: Pa
     networks = sum(len(trial.results) for trial in study.trials)
     links = " ".join(f'<a href="#{escape(trial.key)}">{escape(trial.key)}</a>' for trial in study.trials)
     first, *others = sheets
+    regret = figures / "regret.svg"
     front_alt = "Test error against parameters and against multiply-adds of every network. " + "; ".join(
         f"{row.label}: {row.test_error_mean:.2f} % at {row.params_m:.3f} M" for row in rows
     )
@@ -73,6 +74,8 @@ def page(study: Study, rows: Sequence[Row], sheets: Sequence[Sheet], figures: Pa
             f"tested on {study.images} images of {escape(study.data.name)}.</p>",
             _table(first),
             *(_front(figures, front_alt) if rows else []),
+            *([_picture(regret, "Regret of the found cell over the course of each search", REGRET)] if regret.exists()
+              else []),
             *(_table(sheet) for sheet in others),
             f"<h2>Trials</h2><nav>{links}</nav>",
             *(_trial(trial, figures) for trial in study.trials),
@@ -80,6 +83,12 @@ def page(study: Study, rows: Sequence[Row], sheets: Sequence[Sheet], figures: Pa
             "",
         ]
     )  # fmt: skip
+
+
+REGRET = (
+    "What the best cell of the table has more than the one that each search would have found by then; thin: each "
+    "search, thick: the mean of a method."
+)
 
 
 def _front(figures: Path, alt: str) -> list[str]:

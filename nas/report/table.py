@@ -3,13 +3,13 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
+from types import MappingProxyType
 from typing import Any
 
 from nas.report.collect import Study, Tested, Trial
-from nas.report.fronts import Front
 from nas.report.sheet import DASH, Sheet, duration, plus_minus, span
 
 
@@ -126,8 +126,6 @@ def sheet(study: Study, rows: Sequence[Row]) -> Sheet:
 
 def notes(study: Study, rows: Sequence[Row]) -> list[str]:
     """What a reader must know to use the table, one sentence or two each."""
-    if not rows:
-        return ["No network was retrained: the figures are those of a table of trained networks."]
     shape = " × ".join(str(size) for size in study.data.shape)
     error = fmean(row.test_error_mean for row in rows)
     floor = (error * (100 - error) / study.images) ** 0.5
@@ -176,9 +174,9 @@ def position(trial: Trial, tested: Tested) -> int:
     return [found.name for found in trial.found].index(tested.name)
 
 
-def results_metrics(rows: Sequence[Row], fronts: Sequence[Front] = ()) -> str:
-    """Rows and fronts for `dvc metrics show`, in the bytes that `records.write_json` would give."""
-    metrics = {row.label: _metrics(row) for row in rows} | {f"front {one.label}": one.metrics for one in fronts}
+def results_metrics(rows: Sequence[Row], others: Mapping[str, Mapping[str, float | int]] = MappingProxyType({})) -> str:
+    """The rows, and what else there is, for `dvc metrics show`, in the bytes that `records.write_json` would give."""
+    metrics = {row.label: _metrics(row) for row in rows} | dict(others)
     return json.dumps(metrics, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -83,7 +83,7 @@ def test_tables_have_the_fronts_below_and_metrics_beside(study):
     text = markdown(sheets(study, rows))
     assert "| is-nas random_matched | 1 | 2 |" in text
     assert latex([sheet(fronts(study))]).count(r"\\") == 4
-    metrics = json.loads(results_metrics(rows, fronts(study)))
+    metrics = json.loads(results_metrics(rows, {f"front {one.label}": one.metrics for one in fronts(study)}))
     assert metrics["front asng"].keys() == {"params_area_mean", "macs_area_mean", "n", "falls", "pairs"}
 
 
