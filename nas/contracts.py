@@ -167,6 +167,10 @@ class EdgeSpace(Space):
     def discretise(self, edges: Sequence[tuple[int, float]]) -> Pairs:
         """A cell of its edges' (operation, strength): the strongest edges of each node stay."""
 
+    def edges_of(self, cell: Pairs) -> list[int]:
+        """Index of the edge that each pair of a cell is on. Two pairs a node, as in DARTS, unless a space says so."""
+        return [sum(range(2, 2 + at // 2)) + pred for at, (_, pred) in enumerate(cell)]
+
     @abstractmethod
     def compose(self, cells: Mapping[str, Pairs]) -> ArchitectureLike:
         """The architecture of these cells, one for each type."""

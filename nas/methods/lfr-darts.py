@@ -21,7 +21,7 @@ from nas.config import Section, as_tuple
 from nas.contracts import EdgeSpace, Growth, Pairs, SoftMix
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, entropy, frozen, op_counts
-from nas.methods.relaxed import AlphaTrainer, gradient, shares, strongest_ops, unrolled_gradient
+from nas.methods.relaxed import AlphaTrainer, discretised, gradient, shares, strongest_ops, unrolled_gradient
 from nas.tasks import Tally, judge
 
 CellType = Literal["normal_1", "reduce_1", "normal_2", "reduce_2", "normal_3"]
@@ -146,20 +146,7 @@ def prune(alpha: Tensor, alive: Tensor, space: EdgeSpace, max_skips: int | None)
 
     `max_skips`: while more skips stay, the weakest counts 0 on its edge and the rule is applied again (P-DARTS).
     """
-    table = shares(alpha, alive)
-    while True:
-        cell = space.discretise(strongest_ops(table[:, 1:]))
-        skips = [edge_of(at, pred) for at, (op, pred) in enumerate(cell) if op == "skip_connect"]
-        if max_skips is None or len(skips) <= max_skips:
-            return cell
-        weakest = min(skips, key=lambda e: (float(table[e, SKIP]), e))
-        table[weakest, SKIP] = 0.0
-
-
-def edge_of(place: int, pred: int) -> int:
-    """Index of the edge of a pair: those of node 2 come first, then those of node 3, ..."""
-    node = 2 + place // 2
-    return sum(range(2, node)) + pred
+    return discretised(shares(alpha, alive)[:, 1:], space, SKIP, max_skips)
 
 
 def margins(strength: Sequence[tuple[int, float]]) -> list[float | None]:

@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas.contracts import EdgeSpace, Pairs
 from nas.methods.base import frozen
+
+SKIP = "skip_connect"
 
 
 class AlphaTrainer:
@@ -67,6 +70,23 @@ def strongest_ops(shares: Tensor, first: int = 1) -> list[tuple[int, float]]:
     best = shares.max(-1)
     lowest = (shares == best.values[:, None]).int().argmax(-1)  # argmax of ties is not promised to be the first
     return [(op + first, share) for op, share in zip(lowest.tolist(), best.values.tolist(), strict=True)]
+
+
+def discretised(shares: Tensor, space: EdgeSpace, skip: int, most_skips: int | None = None, first: int = 1) -> Pairs:
+    """The cell that a table stands for: the strongest operation of each edge, of which the space keeps the strongest.
+
+    `most_skips`: while more skips (operation `skip`) stay, the weakest counts 0 on its edge and the rule is applied
+    again (P-DARTS, arXiv 1904.12760, section 3.3). `shares` and `first` as for `strongest_ops`.
+    """
+    table = shares.clone()
+    while True:
+        cell = space.discretise(strongest_ops(table, first))
+        edges = zip(cell, space.edges_of(cell), strict=True)
+        skips = [e for (op, _), e in edges if op == SKIP]
+        if most_skips is None or len(skips) <= most_skips:
+            return cell
+        weakest = min(skips, key=lambda e: (float(table[e, skip - first]), e))
+        table[weakest, skip - first] = 0.0
 
 
 def unrolled_gradient(

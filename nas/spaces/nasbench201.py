@@ -50,6 +50,9 @@ class NasBench201Space(EdgeSpace, CategoricalSpace):
         """Every edge stays, whatever its strength."""
         return tuple((OPERATIONS[op], pred) for (op, _), (_, pred) in zip(edges, EDGES, strict=True))
 
+    def edges_of(self, cell: Pairs) -> list[int]:
+        return list(range(len(EDGES)))
+
     def compose(self, cells: Mapping[str, Pairs]) -> NasBench201Architecture:
         return NasBench201Architecture(operations=tuple(op for op, _ in cells[KIND]))
 

@@ -33,7 +33,8 @@ SHORT: dict[str, list[dict[str, Any]]] = {
         {"warmup_epochs": 1},
         {"order": "first", **TABLED},
         {"order": "second", **TABLED},
-        {"order": "second", "warmup_epochs": 0},
+        {"order": "second", "early_stop": "eigenvalue"},
+        {"early_stop": "skips", "stop_skips": 3, "skip_dropout": 0.2},
     ],
     "lfr-darts": [
         {"future": "trainable", "order": "unrolled", "n_grow": 1, "epochs_each": 2},

@@ -5,12 +5,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from nas.contracts import SoftMix
 from nas.methods.darts import DeriveParams, derive, real_shares
 from nas.methods.relaxed import gradient, strongest_ops, unrolled_gradient
 from nas.spaces.architecture import EDGES, PRIMITIVES
 from nas.spaces.darts import DartsSpace
-from tests.methods.settings import batch, build, valid_pass
+from tests.methods.settings import FORM, STEPS, advance, batch, build, valid_pass
 
 LR, MOMENTUM, DECAY = 0.1, 0.9, 0.3
 
@@ -142,9 +144,9 @@ WORKED = table(
 )
 
 
-def found_cell(alpha, rule):
+def found_cell(alpha, rule, max_skips=None):
     state = {"alphas": {"normal": alpha.tolist(), "reduce": torch.zeros_like(alpha).tolist()}}
-    (derived,) = derive(state, DeriveParams(rule=rule), DartsSpace())
+    (derived,) = derive(state, DeriveParams(rule=rule, max_skips=max_skips), DartsSpace())
     assert derived.name == "main"
     return derived.architecture.to_dict()
 
@@ -231,3 +233,87 @@ def test_a_row_of_the_history_says_what_the_alphas_say():
     assert row["ops.reduce.sep_conv_3x3"] == 14
     assert sum(row[f"ops.normal.{op}"] for op in PRIMITIVES) == 14
     assert row["entropy"] == pytest.approx(torch.tensor(8.0).log().item() / 2, rel=1e-3)
+
+
+# --- Remedies against collapse
+
+SKIPPING = table({(node, pred): (0, 0, 0, 3 - 0.1 * pred, 1, 0, 0, 0) for node, pred in EDGES})  # skips win every edge
+
+
+def skips_of(cell):
+    return sum(op == "skip_connect" for op, _ in cell["normal"])
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 5])
+def test_a_cap_on_skips_takes_the_weakest_away_one_by_one(limit):
+    assert skips_of(found_cell(SKIPPING, "top2")) == 8
+    assert skips_of(found_cell(SKIPPING, "top2", limit)) == limit
+    assert skips_of(found_cell(SKIPPING, "top2_without_none", limit)) == limit
+
+
+def test_a_cap_that_is_kept_anyway_changes_nothing():
+    assert found_cell(WORKED, "top2", 8) == found_cell(WORKED, "top2")
+
+
+def test_skips_stop_the_search_after_the_epoch_in_which_the_cell_has_as_many(capsys):
+    method = build("darts", method={"early_stop": "skips", "stop_skips": 2}, epochs=5)
+    rows = advance(method, 0, STEPS)
+    assert method.epochs == 5
+    assert rows[0]["skips"] < 2
+    method.alphas["reduce"].data[:, 3] += 9  # reduction cells do not count
+    rows = advance(method, STEPS, 2 * STEPS)
+    assert method.epochs == 5
+    method.alphas["normal"].data[:, 3] += 9
+    rows = advance(method, 2 * STEPS, 3 * STEPS)
+    assert rows[0]["skips"] == 8
+    assert method.epochs == 3
+    assert "early stop after epoch 3: 8 skip connections" in capsys.readouterr().out
+    again = build("darts", seed=5, method={"early_stop": "skips", "stop_skips": 2}, epochs=5)
+    again.load_state_dict(method.state_dict())
+    assert again.epochs == 3
+
+
+def test_a_sharp_loss_stops_the_search_and_the_alphas_are_those_of_five_epochs_ago(monkeypatch):
+    method = build("darts", method={"early_stop": "eigenvalue"}, epochs=20)
+    values = iter([1.0] * 6 + [3.0] * 14)
+    monkeypatch.setattr(method, "eigenvalue", lambda batch: next(values))
+    alphas = []
+    for epoch in range(20):
+        if epoch == method.epochs:
+            break
+        advance(method, STEPS * epoch, STEPS * (epoch + 1))
+        alphas.append({kind: alpha.detach().clone() for kind, alpha in method.alphas.items()})
+    # The first time that there are two windows: five epochs of 1, then 1 and four of 3, and 5 < 0.75 x 13.
+    assert method.epochs == epoch == 10
+    taken = alphas[-1]
+    assert all(torch.equal(taken[kind], alphas[epoch - 1 - 5][kind]) for kind in taken)
+
+
+def test_the_eigenvalue_is_that_of_the_hessian_in_the_alphas():
+    method = build("darts", method={"early_stop": "eigenvalue"})
+    state, some = torch.get_rng_state(), batch(3)
+    plain = method.space.supernet(FORM, method.setting.common, reference=True)
+    plain.load_state_dict(method.supernet.state_dict())
+    plain.double().eval()
+
+    def loss(flat):
+        weights = dict(zip(method.alphas, flat.view(2, 14, 8).softmax(-1), strict=True))
+        return method.setting.task.loss(plain(some.images.double(), SoftMix(weights)), some.labels)
+
+    point = torch.cat([alpha.detach().double().flatten() for alpha in method.alphas.values()])
+    values = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, point))
+    torch.set_rng_state(state)
+    assert method.eigenvalue(some) == pytest.approx(values[values.abs().argmax()].item(), rel=0.02)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert method.passes["valid_images"] == 21 * 4
+
+
+def test_dropout_behind_skips_falls_to_nothing_and_goes_with_first_order_alone():
+    method = build("darts", method={"skip_dropout": 0.4}, epochs=4)
+    found = []
+    for epoch in range(4):
+        method.start_epoch(epoch)
+        found.append(method.mix().skip_dropout)
+    assert found == pytest.approx([0.4, 0.3, 0.2, 0.1])
+    with pytest.raises(ValidationError, match="'order: second' needs 'skip_dropout: 0'"):
+        build("darts", method={"skip_dropout": 0.4, "order": "second"})
