@@ -288,3 +288,28 @@ def test_a_bad_element_of_a_list_is_told_once_and_not_as_a_list_too_short():
     with pytest.raises(ParamsError) as error:
         parse_config(tree, *sections())
     assert str(error.value) == "params.yaml: 'seeds.0' is -1: input should be greater than or equal to 0."
+
+
+SHA = "0" * 64
+
+
+def test_a_table_is_a_file_and_its_checksum():
+    config = parse(evaluate__table={"path": "t.csv", "sha256": SHA})
+    assert config.evaluate.table is not None
+    assert (config.evaluate.table.path, config.evaluate.table.sha256) == ("t.csv", SHA)
+    assert "'evaluate.table.sha256' is 'x'" in refused(evaluate__table={"path": "t.csv", "sha256": "x"})
+    assert "'evaluate.table.sha256' is missing" in refused(evaluate__table={"path": "t.csv"})
+
+
+def test_without_retraining_a_table_has_to_judge():
+    message = refused(retrain__seeds=[])
+    assert "'retrain.seeds' is empty and 'evaluate.table' is null, so nothing would judge what is found" in message
+
+
+def test_without_retraining_every_method_searches_where_the_table_is():
+    table = {"path": "t.csv", "sha256": SHA}
+    message = refused(retrain__seeds=[], evaluate__table=table, methods=["darts"])
+    assert "'search.darts.space' is 'darts', of which no table knows, and 'retrain.seeds' is empty" in message
+    spaces = {"search__darts__space": "nasbench201", "methods": ["darts"]}
+    assert parse(retrain__seeds=[], evaluate__table=table, **spaces).retrain.seeds == ()
+    assert parse(evaluate__table=table, methods=["darts", "tenas"]).retrain.seeds, "with retraining both may stand"

@@ -334,7 +334,8 @@ class Search(SearchMethod[Params]):
 
     def search_state(self) -> dict[str, Any]:
         alphas = {kind: alpha.tolist() for kind, alpha in self.alphas.items()}
-        return {"alphas": alphas, "lambda": self.lam, "slimming": self.slimming}
+        operations = list(self.names[self.kinds[0]][0])  # the same on every edge: what a table's columns are
+        return {"alphas": alphas, "lambda": self.lam, "operations": operations, "slimming": self.slimming}
 
     def macs(self) -> int:
         return self.spent

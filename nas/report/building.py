@@ -104,7 +104,8 @@ def _draw(study: Study, rows: Sequence[Row], figures: Path) -> None:
             if isinstance(found.parsed, ChannelArchitecture):
                 channels.kept(found.parsed, f"{trial.key}{several}", figures / channels_name(trial, found))
             for name, graphs in found.parsed.sheets().items():
-                title = f"{trial.key}{several}: {name} {'cells' if len(graphs) > 1 else 'cell'}"
+                kind = name if name == "cell" else f"{name} {'cells' if len(graphs) > 1 else 'cell'}"
+                title = f"{trial.key}{several}: {kind}"
                 drawing.draw(graphs, figures / cell_name(trial, found, name), title)
 
 

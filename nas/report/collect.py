@@ -122,7 +122,8 @@ class Trial:
     """One search with all that followed from it.
 
     `counted` are the passes of the search, where it counts them. `slimming`: per slimming point of a method that has
-    such (EoiNAS) its epoch and, per cell type, the tables [edges][operations] that it was decided by. `table`: where
+    such (EoiNAS) its epoch and, per cell type, the tables [edges][operations] that it was decided by; `operations` are
+    the names of their columns. `table`: where
     one was named; `results` are empty where nothing was retrained.
     """
 
@@ -131,6 +132,7 @@ class Trial:
     seed: int
     counted: Mapping[str, int]
     slimming: Sequence[Mapping[str, Any]]
+    operations: Sequence[str]
     found: tuple[Found, ...]
     results: tuple[Tested, ...]
     table: TrueFigures | None
@@ -185,6 +187,7 @@ def _trial(run: Run, folder: Path) -> Trial:
         seed=seed,
         counted=search.counted,
         slimming=search.state.get("slimming", ()),
+        operations=search.state.get("operations", ()),
         found=tuple(derived.architectures),
         results=tuple(evaluation.results),
         table=evaluation.table,

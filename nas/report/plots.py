@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from nas.report.collect import History, Study, Tested, Trial
 from nas.report.style import DASHES, INK, MARKERS, OPS, PAPER, SERIES, SOFT, colour, grid, look, save, short
 from nas.report.table import Row
-from nas.spaces.architecture import PRIMITIVES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +66,7 @@ def slimming(trial: Trial, kind: str, path_without_suffix: Path) -> None:
     """
     with look():
         cells = [point["cells"][kind] for point in trial.slimming]
-        names = [short(name) for name in PRIMITIVES]
+        names = [short(name) for name in trial.operations]
         width = len(names) + 1  # and a gap
         figure, axes = grid(len(QUANTITIES), 1, 1.6 * len(cells), 2.2)
         for place, (key, title) in zip(axes, QUANTITIES.items(), strict=True):
@@ -220,7 +219,7 @@ def _ops_panel(rows: History, cell_type: str, operations: Sequence[str]) -> Pane
             tops = [low + height for low, height in zip(base, heights, strict=True)]
             axes.stairs(tops, borders, baseline=base, fill=True, color=colour(operations, name), linewidth=0)
             base = tops
-        _epochs(axes, f"Edges of the {cell_type} cell")
+        _epochs(axes, f"Edges of the {cell_type} cell" if cell_type != "cell" else "Edges of the cell")
         axes.grid(False)
         axes.margins(x=0)
         axes.set_ylim(0, max(base))

@@ -71,7 +71,7 @@ def write_trial(folder, key, method, seed, found=None, counted=None):
     """Every record of one trial; `found` as in FOUND."""
     found = found or FOUND[key]
     owner = {"key": key, "method": method, "seed": seed}
-    state = {"slimming": slimming_points()} if method == "eoinas" else {}
+    state = {"operations": list(PRIMITIVES), "slimming": slimming_points()} if method == "eoinas" else {}
     write_record(
         folder / "search.json", "search", {**owner, "space": "darts", "state": state, "counted": counted or {}}
     )
