@@ -39,13 +39,17 @@ class ArchitectureError(ValueError):
 
 @dataclass(frozen=True)
 class CellGraph:
-    """A cell as a drawing needs it: `edges` are (from, to, label); an unlabelled edge is a plain wire."""
+    """A cell as a drawing needs it: `edges` are (from, to, label); an unlabelled edge is a plain wire.
+
+    Cells of one picture stand side by side in their `row`, and the rows below each other.
+    """
 
     name: str
     inputs: tuple[str, ...]
     nodes: tuple[str, ...]
     output: str
     edges: tuple[tuple[str, str, str], ...]
+    row: int = 0
 
 
 class Architecture(BaseModel):
@@ -383,3 +387,6 @@ class EnasArchitecture(Architecture):
             cell_graph(name, cell, loose_ends(cell))
             for name, cell in (("normal", self.normal), ("reduce", self.reduce))
         ]
+
+
+from nas.spaces import mobile_architecture as mobile_architecture  # noqa: E402 (its records build on the above)
