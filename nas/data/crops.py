@@ -70,10 +70,13 @@ def stretched(images: Tensor, which: Tensor, boxes: Boxes, mirror: Tensor | None
     lines = images.view(-1, width * channels)
     first = which[:, None] * height
     upper, lower = (lines.index_select(0, (first + at).flatten()).int() for at in (above, under))
-    pixels = mixed(upper, lower, down.view(-1, 1)).view(-1, channels)
-    start = torch.arange(0, count * height * width, width, device=images.device).view(count, height, 1)
-    before, behind = (pixels.index_select(0, (start + at[:, None]).flatten()) for at in (left, right))
-    weights = along[:, None].expand(-1, height, -1).reshape(-1, 1)
+    tall = mixed(upper, lower, down.view(-1, 1)).view(count, height, -1)
+    entries = torch.arange(channels, device=images.device)
+    before, behind = (
+        tall.gather(2, (at[:, :, None] * channels + entries).flatten(1)[:, None].expand(-1, height, -1))
+        for at in (left, right)
+    )
+    weights = along.repeat_interleave(channels, 1)[:, None]
     values = (mixed(before, behind, weights) + (1 << (2 * BITS - 1))) >> (2 * BITS)
     return values.to(torch.uint8).view(count, height, width, channels)
 
