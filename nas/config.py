@@ -164,7 +164,7 @@ class SearchCommon(Size, WeightOptimiser):
 
 
 class Retrain(Size, WeightOptimiser):
-    seeds: Annotated[tuple[Seed, ...], BeforeValidator(as_tuple)] = Field(min_length=1)
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(as_tuple)]  # none: no retraining, a table judges alone
     epochs: int = Field(ge=1)
     batch: int = Field(ge=2)
     schedule: Literal["cosine", "linear", "exponential"]
@@ -185,8 +185,16 @@ class Retrain(Size, WeightOptimiser):
         return self
 
 
+class TableFile(Section):
+    """A file of true figures, and the checksum that it must have (nas/table.py)."""
+
+    path: str = Field(min_length=1)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
 class Evaluate(Section):
     batch: int = Field(ge=1)
+    table: TableFile | None
 
 
 class Config(Section):
@@ -207,6 +215,15 @@ class Config(Section):
         if len(set(values)) != len(values):
             raise ValueError("a value stands twice")
         return values
+
+    @model_validator(mode="after")
+    def something_judges(self) -> Self:
+        if not self.retrain.seeds and self.evaluate.table is None:
+            raise ValueError(
+                "'retrain.seeds' is empty and 'evaluate.table' is null, so nothing would judge what is found: give "
+                "a retrain seed, or a table"
+            )
+        return self
 
     @property
     def common(self) -> SearchCommon:
@@ -299,7 +316,23 @@ def parse_config(
                 )
             if key not in parsed[name]:
                 raise ParamsError(f"{source}: section '{name}.{key}' is missing.")
-    return config.model_copy(update=parsed)
+    config = config.model_copy(update=parsed)
+    _refuse_unjudged(config, source)
+    return config
+
+
+TABLED = "nasbench201"  # the space whose architectures a table knows
+
+
+def _refuse_unjudged(config: Config, source: str) -> None:
+    """Without retraining every method must search where the table is."""
+    for method in config.methods:
+        space = getattr(config.search[method], "space", TABLED)
+        if not config.retrain.seeds and space != TABLED:
+            raise ParamsError(
+                f"{source}: 'search.{method}.space' is '{space}', of which no table knows, and 'retrain.seeds' is "
+                f"empty: search in {TABLED}, give a retrain seed, or leave {method} out of 'methods'."
+            )
 
 
 def _section(known: Mapping[str, type[Section]], key: str, value: Any, parent: str, source: str) -> Section:

@@ -117,6 +117,14 @@ class Space(ABC):
     def network(self, architecture: Any, form: ImageForm, size: Size, auxiliary: bool) -> nn.Module:
         """A network whose forward(images) gives (logits, auxiliary logits or None); `drop_path` is settable."""
 
+    def trainee(self, architecture: Any, form: ImageForm, size: Size, auxiliary: bool) -> nn.Module:
+        """What retraining trains, used as `network` is: that network itself, unless a space has a way around it."""
+        return self.network(architecture, form, size, auxiliary)
+
+    def trained(self, trainee: nn.Module) -> nn.Module:
+        """The network of `network` with the weights of its trainee, with or without its auxiliary head."""
+        return trainee
+
     @abstractmethod
     def random(self, generator: torch.Generator) -> ArchitectureLike:
         """An architecture drawn by the stated rule of the space."""
@@ -125,9 +133,15 @@ class Space(ABC):
     def parse(self, value: Mapping[str, Any]) -> ArchitectureLike:
         """The architecture in a record; raises ArchitectureError."""
 
+    def text(self, architecture: Any) -> str | None:
+        """All of an architecture in one line that tables know it by; None where there is no such form."""
+        return None
+
 
 class EdgeSpace(Space):
     """A space whose decisions are operations on edges, one table per cell type; its supernet takes a Mix."""
+
+    none_stays: ClassVar[bool] = False  # whether an edge of an architecture may be `none`, which is operation 0
 
     @abstractmethod
     def variables(self) -> dict[str, tuple[tuple[str, ...], ...]]:
@@ -204,7 +218,11 @@ class GateSpace(Space):
         """The gates with everything closed that leads nowhere."""
 
     @abstractmethod
-    def sizes(self, gates: Sequence[Tensor], form: ImageForm) -> tuple[Count, Count]:
+    def stages(self, size: Size) -> Sequence[Sequence[int]]:
+        """Cells that may have the same gates: the normal ones of each width."""
+
+    @abstractmethod
+    def sizes(self, gates: Sequence[Tensor], form: ImageForm, size: Size) -> tuple[Count, Count]:
         """Of closed gates: the compact network, and the one whose kernels are masked."""
 
     @abstractmethod
@@ -212,7 +230,7 @@ class GateSpace(Space):
         """Sizes that no gates go below (`gated`, `none`: a bound; `fallback`: reached)."""
 
     @abstractmethod
-    def costs(self, gates: Sequence[Tensor], form: ImageForm) -> list[Tensor]:
+    def costs(self, gates: Sequence[Tensor], form: ImageForm, size: Size) -> list[Tensor]:
         """Parameters that go with each gate, at least 1: float64."""
 
     @abstractmethod

@@ -1,12 +1,14 @@
 """Stage `evaluate`: the one that opens the test split. Figures are those of the last epoch."""
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from stages.common import PREPARED, clear_errors
 
 if TYPE_CHECKING:
+    from nas.config import TableFile
     from stages.trial import Trial
 
 app = typer.Typer(add_completion=False)
@@ -15,7 +17,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 @clear_errors
 def evaluate(run: str = typer.Option(help="Run key, for instance darts-0.")) -> None:
-    """Measure the retrained networks of RUN on the test split: error, parameters, multiply-adds."""
+    """Measure the retrained networks of RUN on the test split, and look its cells up in the table, if there is one."""
     from stages.trial import trial
 
     with trial("evaluate", run) as work:
@@ -52,12 +54,49 @@ def run_evaluate(work: "Trial") -> None:
             sizes = {"params_m": built.params_m, "macs_m": built.macs_m}
             results.append({"name": entry["name"], "id": entry["id"], "seed": seed, **figures, **sizes})
     seconds = time.monotonic() - started
-    body = {**work.head, "data": data.spec.name, "images": len(data), "results": results}
+    file = work.config.evaluate.table
+    table = None if file is None else looked_up(work, found, file)
+    body = {**work.head, "data": data.spec.name, "images": len(data), "results": results, "table": table}
     write_record(work.folder / "evaluate.json", "evaluation", body)
-    shown = ("test_error", "test_loss", "params_m", "macs_m")
-    by_name = {entry["name"]: [r for r in results if r["name"] == entry["name"]] for entry in found}
-    work.write_metrics({name: {f: fmean(r[f] for r in rows) for f in shown} for name, rows in by_name.items()})
+    metrics: dict[str, dict[str, float]] = {entry["name"]: {} for entry in found}
+    for name, figures in metrics.items():
+        rows = [row for row in results if row["name"] == name]
+        shown = ("test_error", "test_loss", "params_m", "macs_m")
+        figures |= {figure: fmean(row[figure] for row in rows) for figure in shown} if rows else {}
+    for cell in table["cells"] if table else ():
+        metrics[cell["name"]] |= {f"table_{figure}": value for figure, value in cell["figures"].items()}
+    work.write_metrics(metrics)
     work.write_cost(seconds, len(data) * len(results), 0)
+
+
+def looked_up(work: "Trial", found: list[dict[str, Any]], file: "TableFile") -> dict[str, Any] | None:
+    """What the table says of each found cell, and of the incumbent at every epoch; None for a space that it knows not.
+
+    Sizes are those at `retrain.cells` and `retrain.channels`.
+    """
+    from nas.data.spec import DataSpec
+    from nas.records import read_json
+    from nas.spaces.registry import get_space
+    from nas.table import read_table, regret_curves
+    from nas.training.search import image_form
+
+    form = image_form(DataSpec.from_dict(read_json(PREPARED / "spec.json")))
+    cells = []
+    for entry in found:
+        space = get_space(entry["architecture"]["space"])
+        architecture = space.parse(entry["architecture"])
+        if (text := space.text(architecture)) is None:
+            return None
+        size = space.count(architecture, form, work.config.retrain.at(entry["channels"]))
+        head = {"name": entry["name"], "id": entry["id"], "cell": text}
+        cells.append({**head, "params_m": size.params_m, "macs_m": size.macs_m})
+    table = read_table(Path(file.path), file.sha256)
+    curves = regret_curves(read_json(work.folder / "search.history.json"), table)
+    return {
+        "sha256": file.sha256,
+        "cells": [{**cell, "figures": table.judge(cell["cell"])} for cell in cells],
+        "curves": curves,
+    }
 
 
 if __name__ == "__main__":

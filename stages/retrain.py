@@ -58,11 +58,12 @@ def run_retrain(work: "Trial") -> None:
                 work.tracker.log_epoch({prefix + k: v for k, v in row.items()}, step=row["epoch"])
 
             outcome = run_loop(job, work.checkpoint(name), show)
-            save_weights(job.network, work.folder / "weights" / f"{name}.safetensors")
+            save_weights(job.result(), work.folder / "weights" / f"{name}.safetensors")
             last = {key: outcome.history[-1][key] for key in ("train_loss", "train_acc")}
             results.append({"name": entry["name"], "id": entry["id"], "seed": seed, **last})
             history += [{**label, **row} for row in outcome.history]
             seconds, resumed = seconds + outcome.seconds, resumed + outcome.resumed
+    (work.folder / "weights").mkdir(exist_ok=True)  # an output, of no file where nothing is retrained
     write_record(work.folder / "retrain.json", "retrain", {**work.head, "results": results})
     write_json(work.folder / "retrain.history.json", history)
     work.write_metrics(
@@ -71,7 +72,7 @@ def run_retrain(work: "Trial") -> None:
                 figure: fmean(r[figure] for r in results if r["name"] == entry["name"])
                 for figure in ("train_loss", "train_acc")
             }
-            for entry in found
+            for entry in (found if recipe.seeds else ())
         }
     )
     work.write_cost(seconds, recipe.epochs * len(data) * len(results), resumed)

@@ -24,6 +24,7 @@ def search(run: str = typer.Option(help="Run key, for instance darts-0.")) -> No
 
 def run_search(work: "Trial") -> None:
     """Train, then write the records."""
+    from nas.collapse import collapsed
     from nas.records import write_json, write_record
     from nas.training.loop import run as run_loop
     from nas.training.search import SearchJob
@@ -36,8 +37,10 @@ def run_search(work: "Trial") -> None:
     record = {**work.head, "space": space, "state": method.search_state(), "counted": counted}
     write_record(work.folder / "search.json", "search", record)
     write_json(work.folder / "search.history.json", filled(outcome.history))
-    last = {name: value for name, value in outcome.history[-1].items() if not name.startswith("ops.")}
-    work.write_metrics({**last, "macs_t": counted["macs"] / 1e12})
+    told_apart = ("ops.", "incumbent")  # counts of operations, and texts
+    last = {name: value for name, value in outcome.history[-1].items() if not name.startswith(told_apart)}
+    collapse = {"collapsed": len(collapsed(outcome.history[-1]))} if "parameterless" in last else {}
+    work.write_metrics({**last, **collapse, "macs_t": counted["macs"] / 1e12})
     work.write_cost(outcome.seconds, sum(method.passes.values()), outcome.resumed)
     work.tracker.log_artifacts([work.folder / "search.json"])
 

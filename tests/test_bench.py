@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import channels
 from bench.work import Work, random_choices, retrain_step, search_halves, search_step
+from nas.spaces.channel_masks import closed, dead_node, uniform
+from nas.spaces.channel_sizes import effective
 
 PROJECT = Path(__file__).parents[1]
 TINY = Work("cpu", batch=4, channels=4, cells=3, side=8)
@@ -28,6 +31,29 @@ def test_fewer_operations_are_what_runs():
     _, weight_step = search_halves("float32", Work("cpu", 4, 4, 3, side=8, ops=("skip_connect", "sep_conv_3x3")))
     assert weight_step(None).isfinite()
     assert weight_step(random_choices(torch.Generator().manual_seed(0))).isfinite()
+
+
+@pytest.mark.parametrize("share", channels.SHARES)
+def test_random_masks_have_their_share_of_the_parameters(share):
+    work = Work("cpu", 2, channels=16, cells=5, side=8)
+    masks = channels.random_masks(share, work)
+    whole = effective(uniform(masks.op, 5, 16), work.form).params
+    assert 0.98 * share * whole < effective(masks, work.form).params <= share * whole
+    assert closed(masks) == masks
+    assert dead_node(masks) is None
+
+
+def test_masked_and_compact_kernels_are_timed_at_the_same_runs():
+    masks = channels.random_masks(0.4, TINY)
+    found = channels.rows(masks, TINY, repeats=1)
+    assert [row[0] for row in found] == ["evaluation", "training step"]
+    for name, masked, compact, faster in found:
+        assert min(float(masked), float(compact)) > 0, name
+        assert faster.count(faster.split()[0]) == 3, "least and most of one round are its median"
+    step = channels.training("masked", masks, TINY)
+    assert step() != step()
+    look = channels.evaluation("compact", masks, TINY)
+    assert torch.equal(look(), look())
 
 
 def test_results_say_where_they_come_from():

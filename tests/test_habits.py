@@ -29,8 +29,10 @@ FLOORS = {
     "nas.distributions": 1,
     "nas.engine": 1,
     "nas.records": 1,
+    "nas.collapse": 1,
     "nas.complexity": 1,
     "nas.schedules": 1,
+    "nas.table": 1,
     "nas.tasks": 1,
     "nas": 0,
 }

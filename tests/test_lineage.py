@@ -24,7 +24,8 @@ def project(tmp_path, monkeypatch):
     shutil.copy(PROJECT / "presets" / "digits.yaml", tmp_path / "params.yaml")
     written = ["data/prepared/" + name for name in ("spec.json", "train.safetensors", "test.safetensors")]
     written += [f"data/prepared/splits/{name}.json" for name in ("search_train", "search_valid", "retrain", "test")]
-    written += [f"runs/darts-0/{name}" for name in ("search.json", "architectures.json", "weights/main-0.safetensors")]
+    written += [f"runs/darts-0/{name}" for name in ("search.json", "search.history.json", "architectures.json")]
+    written += ["runs/darts-0/weights/main-0.safetensors"]
     for name in written:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
@@ -63,6 +64,7 @@ def write(project, tree):
         ("retrain.augment.flip", {"retrain"}),
         ("retrain.cells", {"retrain", "evaluate"}),
         ("evaluate.batch", {"evaluate"}),
+        ("evaluate.table", {"evaluate"}),
         ("derive.darts.rule", set()),
         ("runtime.threads", {"search", "retrain", "evaluate"}),
         ("seeds", set()),
@@ -93,6 +95,8 @@ def test_a_stage_follows_the_params_that_it_names_and_no_other(project, param, s
         ("data/prepared/splits/test.json", {"evaluate"}),
         ("runs/darts-0/architectures.json", {"retrain", "evaluate"}),
         ("runs/darts-0/weights/main-0.safetensors", {"evaluate"}),
+        ("runs/darts-0/search.history.json", {"evaluate"}),
+        ("nas/table.py", {"evaluate"}),
     ],
 )
 def test_a_stage_follows_the_content_of_its_deps_and_of_no_other_file(project, name, stages):
@@ -162,13 +166,18 @@ def values_of(method):
 @pytest.mark.parametrize("verb", STAGES)
 def test_every_dep_of_every_stage_is_a_source_or_written_by_an_earlier_stage(verb, method):
     earlier = list(STAGES)[: list(STAGES).index(verb)]
-    outs = {resolve(out, values_of(method)) for stage in earlier for out in STAGES[stage]["outs"]}
+    outs = {resolve(out, values_of(method)) for stage in earlier for out in written_by(STAGES[stage])}
     for dep in STAGES[verb]["deps"]:
         path = resolve(dep, values_of(method))
         if path.startswith(("nas/", "stages/")):
             assert (PROJECT / path).exists(), path
         else:
             assert path in outs | {"runs"}, path
+
+
+def written_by(stage):
+    """Its outs, and the histories that DVC plots."""
+    return [*stage["outs"], *(path for plot in stage.get("plots", ()) for path in plot)]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -2,25 +2,29 @@
 with a step as long as the directions agree; the weights learn along sampled paths meanwhile.
 
 Source: Akimoto, Shirakawa, Yoshinari, Uchida, Saito, Nishida, "Adaptive Stochastic Natural Gradient Method for One-Shot
-Neural Architecture Search", ICML 2019, arXiv 1905.08537; shirakawas/ASNG-NAS. `eps` above 0 pays for complexity, by the
-penalty of Saito and Shirakawa (arXiv 1907.06341): then it is one of the independent searches that IS-NAS replaces.
+Neural Architecture Search", ICML 2019, arXiv 1905.08537; shirakawas/ASNG-NAS. An `eps` above 0 pays for complexity, by
+the penalty of Saito and Shirakawa (arXiv 1907.06341); several of them are as many searches, each with a supernet of its
+own: the independent searches that IS-NAS replaces by one.
 The mathematics is in nas/distributions.py, the search around it in nas/methods/sampled.py.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
+from nas.config import as_tuple
 from nas.contracts import Space
 from nas.methods import sampled
-from nas.methods.base import Derived
-from nas.methods.sampled import Pool, SampledDeriveParams, SampledParams, SampledSearch
+from nas.methods.base import Derived, SearchMethod, Setting
+from nas.methods.sampled import Pool, SampledDeriveParams, SampledParams, SampledSearch, growing
+from nas.methods.several import InTurn
 
 
 class Params(SampledParams):
-    eps: float = Field(ge=0)  # 0: ASNG-NAS
+    # 0: ASNG-NAS
+    eps: Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(as_tuple), growing] = Field(min_length=1)
     lam: int = Field(ge=2, alias="lambda")  # one sample alone has no rank
 
 
@@ -28,10 +32,12 @@ class DeriveParams(SampledDeriveParams):
     pass
 
 
-class Method(SampledSearch[Params]):
-    def setup(self) -> None:
-        self.labels, self.eps = ["main"], [self.params.eps]
-        super().setup()
+class Search(SampledSearch[Params]):
+    """One of the searches, that of `eps`."""
+
+    def __init__(self, params: Params, setting: Setting, label: str, eps: float) -> None:
+        self.labels, self.eps = [label], [eps]
+        super().__init__(params, setting)
 
     def pools(self, samples: Tensor, losses: Tensor) -> list[Pool]:
         return [Pool(samples, losses, torch.ones_like(losses))]
@@ -40,5 +46,14 @@ class Method(SampledSearch[Params]):
         return 0
 
 
+def Method(params: Params, setting: Setting) -> SearchMethod[Params]:
+    """A search, or one after the other for every `eps`."""
+    if len(params.eps) == 1:
+        return Search(params, setting, "main", params.eps[0])
+    searches = [lambda eps=eps: Search(params, setting, f"eps={eps:g}", eps) for eps in params.eps]
+    return InTurn(searches, params, setting)
+
+
 def derive(state: dict[str, Any], params: DeriveParams, space: Space) -> list[Derived]:
-    return sampled.derive(state, params, space)
+    """One architecture per search."""
+    return sampled.derive(state.get("searches", [state]), params, space)

@@ -88,6 +88,10 @@ class SearchMethod(ABC, Generic[P]):
     def end_epoch(self, valid_pass: ValidPass) -> dict[str, Any]:
         """A flat row for the history: numbers, in the names of docs/design.md."""
 
+    def incumbent(self) -> dict[str, ArchitectureLike]:
+        """What would be found if the search ended with this epoch, by the names of `derive`; nothing by default."""
+        return {}
+
     @abstractmethod
     def search_state(self) -> dict[str, Any]:
         """JSON-able: everything that derive needs."""

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from nas.config import Section
-from nas.contracts import EdgeSpace, SoftMix
+from nas.contracts import ArchitectureLike, EdgeSpace, SoftMix
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, entropy, frozen, op_counts
 from nas.methods.relaxed import AlphaTrainer, strongest_ops, unrolled_gradient
@@ -21,7 +21,7 @@ from nas.tasks import Tally, judge
 
 
 class Params(Section):
-    space: Literal["darts"]
+    space: Literal["darts", "nasbench201"]
     order: Literal["first", "second"]
     alpha_lr: float = Field(gt=0)  # Adam, betas .5 and .999, constant over the search
     alpha_decay: float = Field(ge=0)
@@ -36,6 +36,7 @@ class Method(SearchMethod[Params]):
     def setup(self) -> None:
         setting, space = self.setting, self.setting.space
         assert isinstance(space, EdgeSpace)
+        self.space = space
         self.names = variables = space.variables()
         self.supernet = setting.place(setting.space.supernet(setting.form, setting.common))
         self.trainer = WeightTrainer(self.supernet, setting.common, self.epochs)
@@ -101,6 +102,9 @@ class Method(SearchMethod[Params]):
             **op_counts(mix.weights, self.names),
         }
 
+    def incumbent(self) -> dict[str, ArchitectureLike]:
+        return {"main": architecture(self.search_state(), "top2", self.space)}
+
     def search_state(self) -> dict[str, Any]:
         return {"alphas": {kind: alpha.tolist() for kind, alpha in self.alphas.items()}}
 
@@ -126,10 +130,19 @@ class Method(SearchMethod[Params]):
 
 
 def derive(state: dict[str, Any], params: DeriveParams, space: EdgeSpace) -> list[Derived]:
-    """The paper's rule (section 2.4): per edge the strongest operation but none, per node the two strongest edges."""
+    """The paper's rule (section 2.4): per edge the strongest operation but none, per node the two strongest edges.
+
+    Where none may stay (NAS-Bench-201) all edges do, and `top2` lets it win one (the benchmark's own DARTS: the argmax
+    over all five); `top2_without_none` does not.
+    """
+    return [Derived("main", architecture(state, params.rule, space), {})]
+
+
+def architecture(state: dict[str, Any], rule: str, space: EdgeSpace) -> ArchitectureLike:
     tables = {kind: torch.tensor(rows, dtype=torch.float64) for kind, rows in state["alphas"].items()}
-    edges = {kind: strongest_ops(real_shares(table, params.rule)) for kind, table in tables.items()}
-    return [Derived("main", space.assemble(edges), {})]
+    if space.none_stays and rule == "top2":
+        return space.assemble({kind: strongest_ops(table.softmax(-1), first=0) for kind, table in tables.items()})
+    return space.assemble({kind: strongest_ops(real_shares(table, rule)) for kind, table in tables.items()})
 
 
 def real_shares(alpha: Tensor, rule: str) -> Tensor:

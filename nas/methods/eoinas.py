@@ -20,11 +20,12 @@ from nas.config import Section
 from nas.contracts import ArchitectureLike, EdgeSpace, SoftMix
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, Setting, ValidPass, WeightTrainer, entropy, frozen, op_counts
-from nas.methods.contest import BestOf, best
-from nas.methods.relaxed import AlphaTrainer, shares
+from nas.methods.contest import best
+from nas.methods.relaxed import AlphaTrainer, shares, strongest_ops
+from nas.methods.several import BestOf
 from nas.tasks import Tally, judge
 
-NONE, SKIP = 0, 3  # columns of the tables
+NONE = 0  # its column in the tables of every space
 RELEASE_EPOCHS, RELEASE_WARMUP = 160, 20
 RELEASE_LAMBDA, RELEASE_DRAWS = 0.5, 20 * 391  # draws per edge and stage, which lambda weighs accuracies against
 TEMPERATURE, TEMPERATURE_DECAY = 5.0, 0.965  # per epoch after the warm-up, over 139 epochs
@@ -34,7 +35,7 @@ Tables = dict[str, Tensor]
 
 
 class Params(Section):
-    space: Literal["darts"]
+    space: Literal["darts", "nasbench201"]
     warmup: int = Field(ge=1)  # epochs before the first architecture step
     prune_every: int = Field(ge=1)  # epochs of a slimming stage
     alpha_lr: float = Field(gt=0)  # Adam, betas .5 and .999
@@ -110,9 +111,14 @@ def least(table: Tensor, alive: Tensor) -> list[int]:
     return [min((value, op) for op, value in enumerate(values) if living[op])[1] for values, living in rows]
 
 
-def slim(table: Tensor, alive: Tensor) -> list[int]:
-    """The operation that goes on each edge: `none` if it is one of the last two, else the least important."""
+def slim(table: Tensor, alive: Tensor, none_stays: bool = False) -> list[int]:
+    """The operation that goes on each edge: `none` if it is one of the last two, else the least important.
+
+    `none_stays`: the space has edges without a connection, so `none` goes like any other (ours, for NAS-Bench-201).
+    """
     drop = least(table, alive)
+    if none_stays:
+        return drop
     return [NONE if row.sum() == 2 and row[NONE] else op for row, op in zip(alive, drop, strict=True)]
 
 
@@ -273,9 +279,6 @@ class Search(SearchMethod[Params]):
             "alive": self.alive_now,
             **op_counts(tables, self.names),
         }
-        skips = sum(tables[self.kinds[0]].argmax(-1) == SKIP)
-        if 2 * skips > self.shape[0]:
-            print(f"warning: skip connections lead on {skips} of {self.shape[0]} {self.kinds[0]} edges", flush=True)
         since, gradual = self.epoch + 1 - self.params.warmup, self.params.pruning == "gradual"
         if gradual and since > 0 and since % self.params.prune_every == 0:
             row["disagreements"] = self.slim_once()
@@ -317,11 +320,17 @@ class Search(SearchMethod[Params]):
             "drawn": drawn.tolist(),
             "indicator": [[value if math.isfinite(value) else None for value in row] for row in found.tolist()],
             "alive": alive.int().tolist(),
-            "dropped": slim(found, alive),
-            "dropped_by_alpha": slim(table, alive),
+            "dropped": slim(found, alive, self.space.none_stays),
+            "dropped_by_alpha": slim(table, alive, self.space.none_stays),
         }
 
     # --- State
+
+    def incumbent(self) -> dict[str, ArchitectureLike]:
+        """By alpha among what is alive (ours): what an edge is worth by the indicator is known at slimming points."""
+        tables = {kind: shares(self.alphas[kind].cpu(), self.alive[kind]) for kind in self.kinds}
+        first = 0 if self.space.none_stays or self.alive_now == 1 else 1
+        return {"main": self.space.assemble({k: strongest_ops(t[:, first:], first) for k, t in tables.items()})}
 
     def search_state(self) -> dict[str, Any]:
         alphas = {kind: alpha.tolist() for kind, alpha in self.alphas.items()}

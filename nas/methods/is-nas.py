@@ -21,19 +21,17 @@ from nas.config import as_tuple
 from nas.contracts import Space
 from nas.methods import sampled
 from nas.methods.base import Derived
-from nas.methods.sampled import Pool, SampledDeriveParams, SampledParams, SampledSearch
+from nas.methods.sampled import Pool, SampledDeriveParams, SampledParams, SampledSearch, growing
 
 
 class Params(SampledParams):
-    eps: Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(as_tuple)] = Field(min_length=1)
+    eps: Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(as_tuple), growing] = Field(min_length=1)
     share: Literal["is", "none"]
     weight_sampling: Literal["stratified", "iid"]
     ablation: bool  # lets lambda be 1
 
     @model_validator(mode="after")
     def ranks_exist(self) -> Self:
-        if list(self.eps) != sorted(set(self.eps)):
-            raise ValueError(f"eps is {list(self.eps)}: expected growing values, each once")
         if self.lam == 1 and (self.share == "none" or len(self.eps) == 1):
             raise ValueError("lambda is 1: one sample alone has no rank, expected at least 2")
         if self.lam == 1 and not self.ablation:
@@ -84,4 +82,4 @@ class Method(SampledSearch[Params]):
 
 def derive(state: dict[str, Any], params: DeriveParams, space: Space) -> list[Derived]:
     """One architecture per eps, named by it."""
-    return sampled.derive(state, params, space)
+    return sampled.derive([state], params, space)

@@ -20,7 +20,7 @@ from nas.tasks import Tally
 
 
 class Params(Section):
-    space: Literal["darts", "layered"]
+    space: Literal["darts", "layered", "nasbench201"]
     samples: int = Field(ge=1)
 
 
@@ -52,6 +52,9 @@ class Method(SearchMethod[Params]):
 
     def end_epoch(self, valid_pass: ValidPass) -> dict[str, Any]:
         return self.contest.end_epoch(self.epoch, valid_pass)
+
+    def incumbent(self) -> dict[str, ArchitectureLike]:
+        return self.contest.incumbent()
 
     def search_state(self) -> dict[str, Any]:
         rows = zip(self.contest.candidates, self.candidate_macs, self.contest.results, strict=True)

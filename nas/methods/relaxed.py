@@ -59,11 +59,14 @@ def shares(alpha: Tensor, alive: Tensor) -> Tensor:
     return alpha.detach().double().masked_fill(~alive, -torch.inf).softmax(-1)
 
 
-def strongest_ops(shares: Tensor) -> list[tuple[int, float]]:
-    """(operation, its share) per edge; ties: lower index. `shares`: [edges, operations without none]."""
+def strongest_ops(shares: Tensor, first: int = 1) -> list[tuple[int, float]]:
+    """(operation, its share) per edge; ties: lower index. `shares`: [edges, operations from `first` on].
+
+    Operation 0 is none, which an edge may be found with in a space where it stays alone.
+    """
     best = shares.max(-1)
-    first = (shares == best.values[:, None]).int().argmax(-1)  # argmax of ties is not promised to be the first
-    return [(op + 1, share) for op, share in zip(first.tolist(), best.values.tolist(), strict=True)]
+    lowest = (shares == best.values[:, None]).int().argmax(-1)  # argmax of ties is not promised to be the first
+    return [(op + first, share) for op, share in zip(lowest.tolist(), best.values.tolist(), strict=True)]
 
 
 def unrolled_gradient(

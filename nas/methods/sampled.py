@@ -8,16 +8,17 @@ once a step, the one wait that the contract's rule against waiting allows (docs/
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 
 from nas import distributions as ds
-from nas.config import ParamsError, Section, Size
-from nas.contracts import CategoricalSpace, Space
+from nas.config import ParamsError, Section, Size, as_tuple
+from nas.contracts import ArchitectureLike, CategoricalSpace, Space
 from nas.data.dataset import Batch
 from nas.distributions import Categorical, Direction, Estimator, StepRule
 from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, op_counts
@@ -30,7 +31,7 @@ Auto = Annotated[float, Field(gt=0)] | Literal["auto"]
 class SampledParams(Section):
     """What both methods take; the names are those of docs/methods/is-nas.md."""
 
-    space: Literal["enas", "darts", "mobile", "mobile-cifar"]
+    space: Literal["enas", "darts", "nasbench201", "mobile", "mobile-cifar"]
     lam: int = Field(ge=1, alias="lambda")
     n_w: int = Field(ge=1)
     step: Literal["asng", "fixed"]
@@ -47,8 +48,18 @@ class SampledParams(Section):
     warmup_epochs: int = Field(ge=0)
 
 
+def is_growing(eps: tuple[float, ...]) -> tuple[float, ...]:
+    if list(eps) != sorted(set(eps)):
+        raise ValueError("expected growing values, each once")
+    return eps
+
+
+growing = AfterValidator(is_growing)  # of coefficients: architectures are named by them
+
+
 class SampledDeriveParams(Section):
-    rule: Literal["mode", "random_matched"]
+    rule: Literal["mode"]
+    controls: Annotated[tuple[Literal["random_matched"], ...], BeforeValidator(as_tuple)]
 
 
 P = TypeVar("P", bound=SampledParams)
@@ -94,7 +105,7 @@ class SampledSearch(SearchMethod[P]):
         self.seed = int(torch.randint(2**31, ()))  # of the random architectures that `derive` may be asked for
         self.passes["judged_images"] = 0  # forward only
         self.spent = 0  # multiply-adds
-        self.found: list[dict[str, float]] = []
+        self.found: list[dict[str, float | None]] = []
         self.sums: dict[str, float] = {}
 
     def planned_weight_epochs(self) -> int:
@@ -247,7 +258,11 @@ class SampledSearch(SearchMethod[P]):
             path = self.space.path(self.split(ds.mode(distribution.table)))
             tally = judge(lambda images, path=path: self.supernet(images, path), valid_pass(), self.setting.task)  # type: ignore[misc]
             loss, accuracy = tally.means()
-            self.found.append({"valid_loss": loss, "valid_acc": accuracy})
+            self.found.append({"valid_loss": loss if isfinite(loss) else None, "valid_acc": accuracy})
+
+    def incumbent(self) -> dict[str, ArchitectureLike]:
+        modes = [self.split(ds.mode(distribution.table)) for distribution in self.distributions]
+        return {label: self.space.choose(mode) for label, mode in zip(self.labels, modes, strict=True)}
 
     # --- State
 
@@ -309,28 +324,46 @@ def split(choices: Sequence[int], names: Mapping[str, Sequence[Sequence[str]]]) 
     return found
 
 
-def derive(state: dict[str, Any], params: SampledDeriveParams, space: Space) -> list[Derived]:
-    """One architecture per distribution: its likeliest category of each variable (ASNG's rule; ties: the lowest), or
-    with `random_matched` a random one of that size, which is the baseline at matched complexity.
+def derive(states: Sequence[Mapping[str, Any]], params: SampledDeriveParams, space: Space) -> list[Derived]:
+    """One architecture per distribution of every search: its likeliest category of each variable (ASNG's rule; ties:
+    the lowest). With the control `random_matched` a random one of that size goes beside each, the baseline at matched
+    complexity.
 
     Equal ones are all kept; `equal_to` names the first of them.
     """
     assert isinstance(space, CategoricalSpace)
-    names, costs = space.categories(), padded(state["costs"])
-    generator = torch.Generator().manual_seed(state["seed"])
-    derived: list[Derived] = []
-    for m, (label, rows) in enumerate(zip(state["labels"], state["tables"], strict=True)):
-        choices = ds.mode(padded(rows))
-        notes: dict[str, Any] = {"m": m, "eps": state["eps"][m]}
-        if params.rule == "random_matched":
-            choices = matched(costs, [len(row) for row in rows], choices, generator)
-        else:
-            notes |= state["found"][m]
-        notes |= {"complexity": int(complexity(choices, costs)), "choices": choices}
-        architecture = space.choose(split(choices, names))
-        equal = [other.name for other in derived if other.architecture.id == architecture.id]
-        derived.append(Derived(label, architecture, {**notes, "equal_to": equal[0] if equal else None}))
-    return derived
+    modes: list[Derived] = []
+    controls: list[Derived] = []
+    for state in states:
+        costs, generator = padded(state["costs"]), torch.Generator().manual_seed(state["seed"])
+        columns = (state[key] for key in ("labels", "eps", "tables", "found"))
+        for label, eps, rows, found in zip(*columns, strict=True):
+            choices = ds.mode(padded(rows))
+            modes.append(composed(label, choices, {"m": len(modes), "eps": eps, **found}, costs, space))
+            for control in params.controls:
+                drawn = matched(costs, [len(row) for row in rows], choices, generator)
+                notes = {"m": len(modes) - 1, "eps": eps, "control": control}
+                controls.append(composed(f"{label}-{control}", drawn, notes, costs, space))
+    return marked([*modes, *controls])
+
+
+def composed(
+    name: str, choices: Sequence[int], notes: Mapping[str, Any], costs: Tensor, space: CategoricalSpace
+) -> Derived:
+    architecture = space.choose(split(choices, space.categories()))
+    return Derived(name, architecture, {**notes, "complexity": int(complexity(choices, costs)), "choices": choices})
+
+
+def marked(derived: Sequence[Derived]) -> list[Derived]:
+    """With `equal_to`: the name of the first one with the same architecture, if any."""
+    first: dict[str, str] = {}
+    for one in derived:
+        first.setdefault(one.architecture.id, one.name)
+    names = [first[one.architecture.id] for one in derived]
+    return [
+        replace(one, notes={**one.notes, "equal_to": None if name == one.name else name})
+        for one, name in zip(derived, names, strict=True)
+    ]
 
 
 def complexity(choices: Sequence[int], costs: Tensor) -> float:

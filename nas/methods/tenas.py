@@ -11,12 +11,13 @@ is [E, 3, C] per cell. Scores are float64.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
+from nas.complexity import Count
 from nas.config import ParamsError, Section
 from nas.contracts import GATES, GateMix, GateSpace
 from nas.data.dataset import Batch
@@ -38,11 +39,18 @@ class Budget(Section):
         return self
 
 
+def of_channels(space: Any) -> Any:
+    if space != "channel":
+        raise ValueError("TENAS prunes channels and chooses no operations, so its one space is 'channel'")
+    return space
+
+
 class Params(Section):
-    space: Literal["channel"]
+    space: Annotated[Literal["channel"], BeforeValidator(of_channels)]
     op: Literal["sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "conv_3x3"]
     skip_mode: Literal["gated", "fallback", "none"]
     mid_gates: bool  # of the double operations; the others have no middle
+    masks: Literal["cell", "stage"]  # stage: the normal cells of a stage have the same gates
     score: Literal["gate2019", "abs2017", "bn_gamma", "random"]
     score_split: Literal["train", "valid"]
     score_ema: float = Field(ge=0, lt=1)
@@ -64,6 +72,7 @@ class Params(Section):
 class DeriveParams(Section):
     rule: Literal["open"]
     resize: Literal["refuse", "repeat", "topk"]
+    form: Literal["compact", "masked"]  # of the network in retraining; what is measured is compact
 
 
 # --- Schedule
@@ -139,7 +148,10 @@ class Method(SearchMethod[Params]):
             for table in self.open:
                 table[:, SKIP] = False  # none: no skip; fallback: a skip is where the operation is not
         self.ranked = torch.cat([self.rankable(table).flatten() for table in self.open])
-        self.whole, _ = self.space.sizes(self.open, setting.form)
+        self.leaders = self.leading_cells()
+        used = [torch.full_like(table, self.leaders.count(k), dtype=torch.int) for k, table in enumerate(self.open)]
+        self.uses = torch.cat([table.flatten() for table in used])  # cells that a gate stands for, 0 if another does
+        self.whole, _ = self.sizes(self.open)
         self.check()
         affine = params.score == "bn_gamma"
         self.supernet = self.space.supernet(setting.form, setting.common, affine=affine)
@@ -170,9 +182,22 @@ class Method(SearchMethod[Params]):
         found[:, SKIP] = self.params.skip_mode == "gated"
         return found
 
+    def leading_cells(self) -> list[int]:
+        """The cell whose gates each cell has: itself, or with `masks: stage` the first normal cell of its stage."""
+        found = list(range(len(self.open)))
+        for stage in self.space.stages(self.setting.common) if self.params.masks == "stage" else ():
+            for cell in stage:
+                found[cell] = stage[0]
+        return found
+
     def check(self) -> None:
-        """ParamsError where no pruning can happen, or the budget cannot be reached."""
+        """ParamsError where no pruning can happen, nothing can be shared, or the budget cannot be reached."""
         params, common = self.params, self.setting.common
+        if params.masks == "stage" and self.leaders == list(range(len(self.open))):
+            raise ParamsError(
+                f"search.tenas.masks is stage, but no stage of {common.cells} cells has two normal ones: nothing would "
+                "be shared; set masks: cell, or search.common.cells to 6 or more"
+            )
         if self.events_planned == 0:
             raise ParamsError(
                 f"search.tenas.prune_every is {params.prune_every}, but prune_epochs: {params.prune_epochs} has only "
@@ -196,13 +221,27 @@ class Method(SearchMethod[Params]):
         shapes = zip(flat.split(self.lengths, dim=-1), self.open, strict=True)
         return [part.unflatten(-1, table.shape) for part, table in shapes]
 
+    def sizes(self, gates: Tables) -> tuple[Count, Count]:
+        """Of the compact and of the masked network."""
+        return self.space.sizes(self.with_skips(gates), self.setting.form, self.setting.common)
+
+    def of_leaders(self, tables: Tables) -> Tables:
+        """Each cell with the table of the cell whose gates it has."""
+        return [tables[leader] for leader in self.leaders]
+
+    def shared(self, tables: Tables) -> Tensor:
+        """The means [G] over the cells that have the same gates."""
+        groups = [[t for t, of in zip(tables, self.leaders, strict=True) if of == k] for k in range(len(tables))]
+        means = [torch.stack(group).mean(0) if group else tables[k] for k, group in enumerate(groups)]
+        return torch.cat([table.flatten() for table in self.of_leaders(means)])
+
     def apply(self) -> None:
         """What follows from the open gates: the vector on the device, what runs, what an image costs."""
         self.gates = torch.cat([table.flatten() for table in self.open]).float().to(self.setting.device)
         self.running = [
             [(bool(edge[OP]), bool(edge[SKIP])) for edge in table.any(-1)] for table in self.with_skips(self.open)
         ]
-        self.compact, masked = self.space.sizes(self.with_skips(self.open), self.setting.form)
+        self.compact, masked = self.sizes(self.open)
         self.image_macs = masked.macs
 
     def with_skips(self, gates: Tables) -> Tables:
@@ -216,11 +255,11 @@ class Method(SearchMethod[Params]):
     def mix(self, gates: Tensor) -> GateMix:
         return GateMix(self.with_skips(self.tables(gates)), self.running)
 
-    def closed(self, open: Tables) -> Tables:
+    def closed(self, gates: Tables) -> Tables:
         """Closed by the rules of the space; with `fallback` no channel ever dies, so only its edges can."""
         if self.params.skip_mode != "fallback":
-            return self.space.closed(open)
-        found = self.space.closed([torch.stack([t[:, OP], t[:, MID], torch.ones_like(t[:, SKIP])], 1) for t in open])
+            return self.space.closed(gates)
+        found = self.space.closed([torch.stack([t[:, OP], t[:, MID], torch.ones_like(t[:, SKIP])], 1) for t in gates])
         for table in found:
             table[:, SKIP] = False
         return found
@@ -326,19 +365,19 @@ class Method(SearchMethod[Params]):
         )
 
     def event_scores(self) -> Tensor:
-        """By the chosen form; then the moving average over the events."""
+        """By the chosen form, the mean over cells of the same gates; then the moving average over the events."""
         if self.params.score == "random":
-            found = torch.rand(len(self.scores), dtype=torch.float64)
+            tables = self.of_leaders(self.tables(torch.rand(len(self.scores), dtype=torch.float64)))
         elif self.params.score == "bn_gamma":
-            found = torch.cat([table.flatten() for table in self.supernet.scales()]).cpu().double()
+            tables = [table.cpu().double() for table in self.supernet.scales()]
         else:
-            mean = self.tables((self.total / self.iterations).cpu())
+            tables = self.tables((self.total / self.iterations).cpu())
             if self.params.score == "abs2017":
-                mean = [layer_normed(table) for table in mean]
+                tables = [layer_normed(table) for table in tables]
             elif self.params.skip_mode == "fallback":
-                for table in mean:
+                for table in tables:
                     table[:, OP] = table[:, OP].square()
-            found = torch.cat([table.flatten() for table in mean])
+        found = self.shared(tables)
         if self.events:
             kept = self.params.score_ema
             found = torch.where(found.isfinite(), kept * self.scores + (1 - kept) * found, found)
@@ -348,8 +387,8 @@ class Method(SearchMethod[Params]):
         """The scores; with `cost_weight` per parameter that goes with the gate."""
         if not self.params.cost_weight:
             return self.scores
-        costs = self.space.costs(self.with_skips(self.open), self.setting.form)
-        return self.scores / torch.cat([table.flatten() for table in costs])
+        costs = self.space.costs(self.with_skips(self.open), self.setting.form, self.setting.common)
+        return self.scores / self.shared(costs)
 
     def remaining(self) -> tuple[Tables, float]:
         """What is left open after this event, and the size it aimed at (for `gates`: the gates to remove by then)."""
@@ -358,22 +397,23 @@ class Method(SearchMethod[Params]):
             pairs = zip(self.tables(by), self.open, strict=True)
             kept = torch.cat([protected(*pair, self.space.feeding).flatten() for pair in pairs])
         now = torch.cat([table.flatten() for table in self.open])
-        places = (now & self.ranked & ~kept & by.isfinite()).nonzero().flatten()
+        places = (now & self.ranked & ~kept & by.isfinite() & (self.uses > 0)).nonzero().flatten()
         order = places[by[places].argsort(stable=True)]
 
         def without(count: int) -> Tables:
             left = now.clone()
             left[order[:count]] = False
-            return self.closed(self.tables(left))
+            return self.closed(self.of_leaders(self.tables(left)))
 
         event, kind = len(self.events) + 1, self.params.budget.kind
         if kind == "gates":
-            count, target = self.gates_to_remove(now)
-            return without(min(count, len(order))), target
+            wanted, target = self.gates_to_remove(now)
+            gone_before = self.uses[order].cumsum(0) - self.uses[order]  # a gate of several cells counts in each
+            return without(int((gone_before < wanted).sum())), target
         target = target_size(event, self.events_planned, getattr(self.whole, kind), self.params.budget.value)
 
         def fits(count: int) -> bool:
-            size, _ = self.space.sizes(self.with_skips(without(count)), self.setting.form)
+            size, _ = self.sizes(without(count))
             return bool(getattr(size, kind) <= target)
 
         count_needed = shortest(len(order), fits)
@@ -424,7 +464,7 @@ class Method(SearchMethod[Params]):
     # --- State
 
     def search_state(self) -> dict[str, Any]:
-        compact, masked = self.space.sizes(self.with_skips(self.open), self.setting.form)
+        compact, masked = self.sizes(self.open)
         found = self.space.architecture(self.with_skips(self.open), self.params.skip_mode)
         finite = self.scores.where(self.scores.isfinite(), 0.0)
         sizes = {"compact": compact, "masked": masked, "supernet": self.whole}
@@ -475,5 +515,6 @@ def nested(values: Any) -> Any:
 def derive(state: dict[str, Any], params: DeriveParams, space: GateSpace) -> list[Derived]:
     """What is open at the end. The notes: sizes at search size, and how the cells came out."""
     scores = state["scores"] if params.resize == "topk" else None
-    found = space.parse({**state["architecture"], "resize": params.resize, "scores": scores})
+    chosen = {"resize": params.resize, "form": params.form, "scores": scores}
+    found = space.parse({**state["architecture"], **chosen})
     return [Derived("main", found, {"sizes": state["sizes"], "topology": space.statistics(found)})]

@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 
 from pydantic import BaseModel, ConfigDict
 
-from nas.report.table import DASH, duration, pipes, plus_minus, span
+from nas.report.sheet import DASH, duration, pipes, plus_minus, span
 
 NOTES = (
     "Test error: mean ± standard deviation (n − 1 in the divisor) over search seeds, of the means over retrain seeds; "

@@ -9,10 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from nas.records import write_text
-from nas.report import channels, drawing, plots
+from nas.report import channels, drawing, fronts, plots, table, truth
 from nas.report.collect import Run, Study, collect
 from nas.report.page import cell_name, channels_name, page
-from nas.report.table import Row, latex, markdown, results_csv, results_metrics, summarise, table_csv
+from nas.report.sheet import Sheet, latex, markdown
+from nas.report.table import Row, results_csv, results_metrics, summarise, table_csv
 from nas.spaces.architecture import ChannelArchitecture
 
 
@@ -33,16 +34,17 @@ def build(runs: Sequence[Run], folder: Path, spec: Path, out: Path) -> list[dict
     """
     study = collect(runs, folder, spec)
     rows = summarise(study)
+    shown = sheets(study, rows)
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out, prefix=".fresh-") as name:
         fresh = Path(name)
         _draw(study, rows, fresh / "figures")
         texts = {
             **_repeatable(study, rows),
-            "table.md": markdown(study, rows),
+            "table.md": markdown(shown),
             "table.csv": table_csv(rows),
-            "table.tex": latex(study, rows),
-            "index.html": page(study, rows, fresh / "figures"),
+            "table.tex": latex(shown),
+            "index.html": page(study, rows, shown, fresh / "figures"),
         }
         for file, text in texts.items():
             write_text(fresh / file, text)
@@ -69,17 +71,32 @@ def difference(runs: Sequence[Run], folder: Path, spec: Path, out: Path) -> str 
     return None
 
 
+def sheets(study: Study, rows: Sequence[Row]) -> list[Sheet]:
+    """The table of all rows; of true figures, where a table of cells was named; of fronts, where there are some."""
+    judged, found = truth.truths(study), fronts.fronts(study)
+    return [
+        *([table.sheet(study, rows)] if rows or not judged else []),
+        *([truth.sheet(judged)] if judged else []),
+        *([fronts.sheet(found)] if found else []),
+    ]
+
+
 def _repeatable(study: Study, rows: Sequence[Row]) -> dict[str, str]:
     """The files that hold no clock and no device."""
-    return {"results.csv": results_csv(study), "results.metrics.json": results_metrics(rows)}
+    others = {f"true {one.label}": truth.metrics(one) for one in truth.truths(study)}
+    others |= {f"front {one.label}": one.metrics for one in fronts.fronts(study)}
+    return {"results.csv": results_csv(study), "results.metrics.json": results_metrics(rows, others)}
 
 
 def _draw(study: Study, rows: Sequence[Row], figures: Path) -> None:
     figures.mkdir()
-    plots.front(study, rows, figures / "front")
+    if rows:
+        plots.front(study, rows, figures / "front")
+    truth.curves(study, figures / "regret")
     for trial in study.trials:
         plots.search(trial, figures / f"search-{trial.key}")
-        plots.retrain(trial, figures / f"retrain-{trial.key}")
+        if trial.results:
+            plots.retrain(trial, figures / f"retrain-{trial.key}")
         for kind in plots.slimmed(trial):
             plots.slimming(trial, kind, figures / f"slimming-{trial.key}-{kind}")
         for found in trial.found:

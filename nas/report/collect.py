@@ -49,6 +49,17 @@ class Found(_Part):
     def parsed(self) -> Architecture:
         return Architecture.from_dict(self.architecture)
 
+    @property
+    def eps(self) -> float | None:
+        """Weight of the complexity that it was found with, where its method knows such."""
+        eps = self.notes.get("eps")
+        return float(eps) if isinstance(eps, int | float) else None
+
+    @property
+    def control(self) -> str:
+        """Which control it is; empty for what the search found."""
+        return str(self.notes.get("control", ""))
+
 
 class Tested(_Part):
     """One retrained network on the test images: percent, millions."""
@@ -60,6 +71,24 @@ class Tested(_Part):
     test_loss: float
     params_m: float
     macs_m: float
+
+
+class TrueCell(_Part):
+    """What a table says of a found cell (nas/table.py): accuracies, percentiles and regrets by column; millions."""
+
+    name: str
+    id: str
+    cell: str
+    params_m: float
+    macs_m: float
+    figures: dict[str, float]
+
+
+class TrueFigures(_Part):
+    """The found cells of a trial in the table, and per architecture its incumbent of each epoch, as figures."""
+
+    cells: list[TrueCell]
+    curves: dict[str, list[dict[str, float]]]
 
 
 class Cost(_Part):
@@ -84,7 +113,8 @@ class _Derived(_Owned):
 
 class _Evaluation(_Owned):
     images: int = Field(ge=1)
-    results: list[Tested] = Field(min_length=1)
+    results: list[Tested]
+    table: TrueFigures | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +122,8 @@ class Trial:
     """One search with all that followed from it.
 
     `counted` are the passes of the search, where it counts them. `slimming`: per slimming point of a method that has
-    such (EoiNAS) its epoch and, per cell type, the tables [edges][operations] that it was decided by.
+    such (EoiNAS) its epoch and, per cell type, the tables [edges][operations] that it was decided by. `table`: where
+    one was named; `results` are empty where nothing was retrained.
     """
 
     key: str
@@ -102,6 +133,7 @@ class Trial:
     slimming: Sequence[Mapping[str, Any]]
     found: tuple[Found, ...]
     results: tuple[Tested, ...]
+    table: TrueFigures | None
     images: int
     search_history: History
     retrain_history: History
@@ -155,6 +187,7 @@ def _trial(run: Run, folder: Path) -> Trial:
         slimming=search.state.get("slimming", ()),
         found=tuple(derived.architectures),
         results=tuple(evaluation.results),
+        table=evaluation.table,
         images=evaluation.images,
         search_history=_history(folder / "search.history.json", key),
         retrain_history=_history(folder / "retrain.history.json", key),
@@ -175,13 +208,21 @@ def _check_drawable(derived: _Derived, folder: Path) -> None:
 
 
 def _check_complete(derived: _Derived, evaluation: _Evaluation, folder: Path) -> None:
-    """Every found architecture was tested, and nothing else; else the evaluation is older than the search."""
+    """Every found architecture was tested or looked up, and nothing else; else the evaluation is older than the search.
+
+    Where both was done, both are complete.
+    """
     found = {(item.name, item.id) for item in derived.architectures}
-    tested = {(item.name, item.id) for item in evaluation.results}
-    if found != tested:
-        name, identity = sorted(found ^ tested)[0]
-        text = f"architecture {name} ({identity}) is " + ("not tested" if (name, identity) in found else "not found")
-        raise _unusable(folder / "evaluate.json", text, f"evaluate@{derived.key}")
+    judged: list[Sequence[Tested | TrueCell]] = [evaluation.table.cells] if evaluation.table else []
+    if evaluation.results or not judged:
+        judged.append(evaluation.results)
+    for items in judged:
+        tested = {(item.name, item.id) for item in items}
+        if found != tested:
+            name, identity = sorted(found ^ tested)[0]
+            missing = "not tested" if (name, identity) in found else "not found"
+            text = f"architecture {name} ({identity}) is {missing}"
+            raise _unusable(folder / "evaluate.json", text, f"evaluate@{derived.key}")
 
 
 def _owned(model: type[M], kind: str, path: Path, run: Run) -> M:

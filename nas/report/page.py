@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from nas.collapse import collapsed
 from nas.report import channels
 from nas.report.collect import Found, Study, Trial
 from nas.report.plots import slimmed
-from nas.report.table import Row, cells, columns, notes
+from nas.report.sheet import Sheet
+from nas.report.table import Row
 from nas.spaces.architecture import CellGraph, ChannelArchitecture
 
 CSS = """
@@ -30,6 +32,7 @@ img { max-width: 100%; height: auto; display: block; } .cell img { max-width: no
 details { border: 1px solid #d8dee4; border-radius: 8px; padding: .6rem .9rem; margin: .75rem 0; }
 summary { cursor: pointer; font-weight: 600; } summary small { font-weight: 400; color: #57606a; }
 code { font-size: .85em; background: #f3f5f7; padding: .1em .3em; border-radius: 4px; overflow-wrap: anywhere; }
+.warning { border-left: 4px solid #d55e00; padding-left: .6rem; }
 nav a { margin-right: .8rem; } a { color: #0a58a8; }
 @media (max-width: 40rem) { table { font-size: .82rem; } th, td { padding: .35rem .35rem; } }
 @media print { details { border: 0; } }
@@ -49,14 +52,15 @@ def _safe(name: str) -> str:
     return "".join(sign if sign.isalnum() or sign in "-_.=" else "_" for sign in name)
 
 
-def page(study: Study, rows: Sequence[Row], figures: Path) -> str:
-    """index.html; `figures` is the folder that holds the drawn .svg files."""
+def page(study: Study, rows: Sequence[Row], sheets: Sequence[Sheet], figures: Path) -> str:
+    """index.html; the first of `sheets` is the table of `rows`, `figures` the folder of the drawn .svg files."""
     title = f"Architecture search on {study.data.name}"
     searches = len(study.trials)
     networks = sum(len(trial.results) for trial in study.trials)
     links = " ".join(f'<a href="#{escape(trial.key)}">{escape(trial.key)}</a>' for trial in study.trials)
-    items = "".join(f"<li>{escape(note)}</li>" for note in notes(study, rows))
-    front_alt = "Test error against parameters of every network. " + "; ".join(
+    first, *others = sheets
+    regret = figures / "regret.svg"
+    front_alt = "Test error against parameters and against multiply-adds of every network. " + "; ".join(
         f"{row.label}: {row.test_error_mean:.2f} % at {row.params_m:.3f} M" for row in rows
     )
     return "\n".join(
@@ -68,11 +72,11 @@ def page(study: Study, rows: Sequence[Row], figures: Path) -> str:
             f"<h1>{escape(title)}</h1>",
             f"<p>{searches} searches, {networks} networks trained from scratch, "
             f"tested on {study.images} images of {escape(study.data.name)}.</p>",
-            _table(rows),
-            f"<ul>{items}</ul>",
-            "<h2>Error and size</h2>",
-            _picture(figures / "front.svg", front_alt, "Small: each network. Large: the mean of a row; bars: ± one "
-                     "standard deviation over search seeds, where there are several."),
+            _table(first),
+            *(_front(figures, front_alt) if rows else []),
+            *([_picture(regret, "Regret of the found cell over the course of each search", REGRET)] if regret.exists()
+              else []),
+            *(_table(sheet) for sheet in others),
             f"<h2>Trials</h2><nav>{links}</nav>",
             *(_trial(trial, figures) for trial in study.trials),
             "</body></html>",
@@ -81,20 +85,36 @@ def page(study: Study, rows: Sequence[Row], figures: Path) -> str:
     )  # fmt: skip
 
 
-def _table(rows: Sequence[Row]) -> str:
-    header, *body = cells(rows)
-    kinds = [' class="number"' if column.right else "" for column in columns(rows)]
+REGRET = (
+    "What the best cell of the table has more than the one that each search would have found by then; thin: each "
+    "search, thick: the mean of a method."
+)
+
+
+def _front(figures: Path, alt: str) -> list[str]:
+    caption = (
+        "Small: each network. Large: the mean of a row; bars: ± one standard deviation over search seeds, where there "
+        "are several. Lines join what was found with growing eps; hollow: controls, and the dashed lines between them."
+    )
+    return ["<h2>Error and size</h2>", _picture(figures / "front.svg", alt, caption)]
+
+
+def _table(sheet: Sheet) -> str:
+    header, *body = sheet.cells
+    kinds = [' class="number"' if right else "" for right in sheet.right]
     head = "".join(f'<th scope="col"{kind}>{escape(text)}</th>' for kind, text in zip(kinds, header, strict=True))
     lines = [
         "<tr>" + "".join(f"<td{kind}>{escape(text)}</td>" for kind, text in zip(kinds, line, strict=True)) + "</tr>"
         for line in body
     ]
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    items = "".join(f"<li>{escape(note)}</li>" for note in sheet.notes)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<div class="scroll">{table}</div><ul>{items}</ul>'
 
 
 def _trial(trial: Trial, figures: Path) -> str:
     """Its cells in sight; the curves and the numbers of each network on demand."""
-    parts = [f'<section id="{escape(trial.key)}"><h2>{escape(trial.key)}</h2>']
+    parts = [f'<section id="{escape(trial.key)}"><h2>{escape(trial.key)}</h2>', *_warnings(trial)]
     for found in trial.found:
         drawings = [_cells(trial, found, *sheet, figures) for sheet in found.parsed.sheets().items()]
         if isinstance(found.parsed, ChannelArchitecture):  # many cells, so the picture of all of them comes first
@@ -105,7 +125,7 @@ def _trial(trial: Trial, figures: Path) -> str:
         else:
             title = f"<summary>{escape(found.name)} <small>{_errors(trial, found)}</small></summary>"
             parts.append(f"<details>{title}<p>{_identity(found)}</p>{''.join(drawings)}</details>")
-    for stage, text in (("search", "Search"), ("retrain", "Retraining")):
+    for stage, text in (("search", "Search"), ("retrain", "Retraining"))[: 2 if trial.results else 1]:
         alt = f"{text} of {trial.key}: curves over the epochs"
         picture = _picture(figures / f"{stage}-{trial.key}.svg", alt, "")
         parts.append(f"<details><summary>{text} curves</summary>{picture}</details>")
@@ -118,6 +138,12 @@ def _trial(trial: Trial, figures: Path) -> str:
         )
         parts.append(f"<details><summary>Slimming of the {kind} cell</summary>{picture}</details>")
     return "\n".join([*parts, _networks(trial), "</section>"])
+
+
+def _warnings(trial: Trial) -> list[str]:
+    """Cells in which the search collapsed, by its last epoch."""
+    last = trial.search_history[-1] if trial.search_history else {}
+    return [f'<p class="warning">Collapse: {escape(text)} at the end.</p>' for text in collapsed(last).values()]
 
 
 def _identity(found: Found) -> str:

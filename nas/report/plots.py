@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.report.collect import History, Study, Trial
+from nas.report.collect import History, Study, Tested, Trial
 from nas.report.style import DASHES, INK, MARKERS, OPS, PAPER, SERIES, SOFT, colour, grid, look, save, short
 from nas.report.table import Row
 from nas.spaces.architecture import PRIMITIVES
@@ -19,6 +19,7 @@ NOT_FIGURES = {
     "lr",
     "candidate",
     "iteration",
+    "search",
 }  # of a search history: what the others are drawn over, or settings
 PAIRS = {"loss": "Loss, nats", "acc": "Accuracy, %"}
 PARTS = {"train": (SERIES[0], "-"), "valid": (SERIES[1], "--")}  # told apart without colour too
@@ -100,7 +101,7 @@ def _shades(cell: Mapping[str, Any], key: str) -> list[list[float]]:
 
 
 def front(study: Study, rows: Sequence[Row], path_without_suffix: Path) -> None:
-    """Test error against parameters: every network small, the mean of every row large with its deviation."""
+    """Test error against parameters and multiply-adds: every network small, the mean of every row large."""
     with look():
         save(_front(study, rows), path_without_suffix)
 
@@ -309,47 +310,112 @@ def _network_panel(rows: History, name: str, title: str) -> Panel:
     return panel
 
 
+def _joined(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """(method, control) -> its rows by growing eps, where it has several."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in sorted((row for row in rows if row.eps is not None), key=lambda row: row.eps or 0.0):
+        groups.setdefault((row.method, row.control), []).append(row)
+    return {key: members for key, members in groups.items() if len(members) > 1}
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    """What stands at each mean; of rows that are joined the rest is in the legend."""
+    groups = _joined(rows)
+    return [f"{row.eps:g}" if (row.method, row.control) in groups else row.label for row in rows]
+
+
+SIZES: dict[str, tuple[Callable[[Tested], float], Callable[[Row], float]]] = {  # of a network, of the mean of a row
+    "Parameters, millions": (lambda tested: tested.params_m, lambda row: row.params_m),
+    "Multiply-adds, millions": (lambda tested: tested.macs_m, lambda row: row.macs_m),
+}
+
+
 def _front(study: Study, rows: Sequence[Row]) -> "Figure":
-    figure, (axes,) = grid(1, 1, 7.2, 4.6)
+    figure, panels = grid(1, 2, 6.4, 4.6)
     methods = list(dict.fromkeys(row.method for row in rows))
     looks = {name: (SERIES[at % 7], MARKERS[at % 7]) for at, name in enumerate(methods)}
+    for axes, (title, (of_one, of_row)) in zip(panels, SIZES.items(), strict=True):
+        _networks(axes, study, looks, of_one)
+        _means(axes, rows, looks, of_row)
+        axes.set(xlabel=title, ylabel=f"Test error, % of {study.images} images")
+        axes.margins(0.12)
+        if _joined(rows):
+            axes.legend()
+    figure.draw_without_rendering()  # settles the layout, so that the labels can look for free places
+    for axes, (of_one, of_row) in zip(panels, SIZES.values(), strict=True):
+        dots = [(of_one(tested), tested.test_error) for trial in study.trials for tested in trial.results]
+        _label_means(axes, dots, rows, of_row, {name: shade for name, (shade, _) in looks.items()})
+    return figure
+
+
+def _networks(
+    axes: "Axes", study: Study, looks: Mapping[str, tuple[str, str]], size: Callable[[Tested], float]
+) -> None:
+    """Every network as a small mark, hollow where it is a control."""
     for trial in study.trials:
         shade, marker = looks[trial.method]
-        params, errors = zip(*((tested.params_m, tested.test_error) for tested in trial.results), strict=True)
-        axes.plot(params, errors, marker, color=shade, markersize=4.5, alpha=0.55, markeredgewidth=0)
+        controls = {found.name for found in trial.found if found.control}
+        for hollow in (False, True):
+            dots = [(size(one), one.test_error) for one in trial.results if (one.name in controls) == hollow]
+            if dots:
+                _dots(axes, dots, marker, shade, hollow, markersize=4.5, alpha=0.55)
+
+
+def _dots(axes: "Axes", dots: Sequence[tuple[float, float]], marker: str, shade: str, hollow: bool, **k: Any) -> None:
+    face = "none" if hollow else shade
+    axes.plot(*zip(*dots, strict=True), marker, color=shade, markerfacecolor=face, markeredgewidth=float(hollow), **k)
+
+
+def _means(
+    axes: "Axes", rows: Sequence[Row], looks: Mapping[str, tuple[str, str]], size: Callable[[Row], float]
+) -> None:
+    """The mean of every row with its deviation; what one search found at several complexities is joined by a line."""
+    for (method, control), members in _joined(rows).items():
+        shade, marker = looks[method]
+        course = [(size(row), row.test_error_mean) for row in members]
+        looks_of_line: dict[str, Any] = {
+            "color": shade,
+            "linestyle": "--" if control else "-",
+            "linewidth": 1,
+            "markerfacecolor": PAPER if control else shade,
+            "label": f"{method} {control}".strip() + ", by eps",
+        }
+        axes.plot(*zip(*course, strict=True), marker, **looks_of_line)
     for row in rows:
         shade, marker = looks[row.method]
         looks_of_mean: dict[str, Any] = {
             "color": shade,
             "markersize": 9,
-            "markeredgecolor": PAPER,
+            "markeredgecolor": shade if row.control else PAPER,
+            "markerfacecolor": PAPER if row.control else shade,
             "capsize": 4,
             "elinewidth": 1.4,
         }
-        axes.errorbar(row.params_m, row.test_error_mean, row.test_error_std, fmt=marker, **looks_of_mean)
-    axes.set(xlabel="Parameters, millions", ylabel=f"Test error, % of {study.images} images")
-    axes.margins(0.12)
-    figure.draw_without_rendering()  # settles the layout, so that the labels can look for free places
-    _label_means(axes, study, rows, {name: shade for name, (shade, _) in looks.items()})
-    return figure
+        axes.errorbar(size(row), row.test_error_mean, row.test_error_std, fmt=marker, **looks_of_mean)
 
 
-def _label_means(axes: "Axes", study: Study, rows: Sequence[Row], shades: Mapping[str, str]) -> None:
+def _label_means(
+    axes: "Axes",
+    networks: Sequence[tuple[float, float]],
+    rows: Sequence[Row],
+    size: Callable[[Row], float],
+    shades: Mapping[str, str],
+) -> None:
     """Each label at the first of several places around its mean that covers least of what is there."""
     from matplotlib.transforms import Bbox
 
     to_pixels = axes.transData.transform
-    dots = [to_pixels((tested.params_m, tested.test_error)) for trial in study.trials for tested in trial.results]
+    dots = [to_pixels(network) for network in networks]
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in dots]
     for row in rows:
         std = row.test_error_std or 0.0
-        ends = [to_pixels((row.params_m, row.test_error_mean + side * std)) for side in (-1, 1)]
+        ends = [to_pixels((size(row), row.test_error_mean + side * std)) for side in (-1, 1)]
         taken.append(Bbox.from_extents(ends[0][0] - 6, ends[0][1] - 7, ends[1][0] + 6, ends[1][1] + 7))
     frame = axes.get_window_extent()
-    for row in rows:
+    for row, name in zip(rows, _names(rows), strict=True):
         tries = []
         for turn, (dx, dy, ha, va) in enumerate(_PLACES):
-            text = axes.annotate(row.label, (row.params_m, row.test_error_mean), (dx, dy), textcoords="offset points",
+            text = axes.annotate(name, (size(row), row.test_error_mean), (dx, dy), textcoords="offset points",
                                  ha=ha, va=va, fontsize=10, color=INK)  # fmt: skip
             extent = text.get_window_extent()
             outside = extent.x0 < frame.x0 or extent.x1 > frame.x1 or extent.y0 < frame.y0 or extent.y1 > frame.y1

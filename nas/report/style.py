@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, SOFT, WIRE, PAPER = "#1f2328", "#57606a", "#9aa3ad", "#ffffff"
-OPS = {  # operations of a kind share a hue: blue separable, green and pink dilated, warm pooling, grey no weights
+OPS = {  # operations of a kind share a hue: blue separable or full, green, pink dilated, warm pooling, grey no weights
     "sep_conv_3x3": "#0072b2",
     "sep_conv_5x5": "#56b4e9",
+    "nor_conv_3x3": "#0072b2",
+    "nor_conv_1x1": "#56b4e9",
     "dil_conv_3x3": "#009e73",
     "dil_conv_5x5": "#cc79a7",
     "max_pool_3x3": "#d55e00",
@@ -32,7 +34,7 @@ OPS = {  # operations of a kind share a hue: blue separable, green and pink dila
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4b5563")  # Okabe and Ito, without yellow
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
-SHORT = re.compile(r"^(sep|dil)_conv|^(max|avg)_pool|^(skip)_connect")  # the first word says it all
+SHORT = re.compile(r"^(sep|dil)_conv|^nor_(conv)|^(max|avg)_pool|^(skip)_connect")  # the first word says it all
 RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,

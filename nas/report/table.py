@@ -1,34 +1,16 @@
-"""Rows of the table, their text forms, and the files that hold no clock and no device."""
+"""Rows of the table, their texts, and the files that hold no clock and no device."""
 
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
+from types import MappingProxyType
 from typing import Any
 
 from nas.report.collect import Study, Tested, Trial
-
-DASH = "–"  # stands where there is nothing to state
-TEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "{": r"\{",
-        "}": r"\}",
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
-        "×": r"$\times$",
-        "−": "$-$",
-        DASH: "--",
-    }
-)
+from nas.report.sheet import DASH, Sheet, duration, plus_minus, span
 
 
 @dataclass(frozen=True)
@@ -37,11 +19,14 @@ class Row:
 
     `searches` and `retrains` count search seeds and retrained networks. `test_error_std` is over search seeds, of the
     means over retrain seeds, and None with one search seed. `search_macs` is None where a search does not count them.
+    `eps`: weight of the complexity of the first search, None where there is none; `control`: which one, or empty.
     """
 
     label: str
     method: str
     architecture: str
+    eps: float | None
+    control: str
     searches: int
     retrains: int
     test_error_mean: float
@@ -69,7 +54,9 @@ def summarise(study: Study) -> list[Row]:
     """One row per (method, architecture name), in the order of the trials."""
     rows = []
     for method in dict.fromkeys(trial.method for trial in study.trials):
-        trials = [trial for trial in study.trials if trial.method == method]
+        trials = [trial for trial in study.trials if trial.method == method and trial.results]
+        if not trials:  # not retrained: a table judged alone
+            continue
         if all(len(trial.found) == 1 for trial in trials):
             rows.append(
                 _row(method, trials, [list(trial.results) for trial in trials], trials[0].found[0].name, method)
@@ -87,11 +74,14 @@ def _row(method: str, trials: list[Trial], results: list[list[Tested]], name: st
     errors = [fmean(tested.test_error for tested in group) for group in results]
     params = [fmean(tested.params_m for tested in group) for group in results]
     macs = [fmean(tested.macs_m for tested in group) for group in results]
+    found = next(one for one in trials[0].found if one.name == name)
     counted = [trial.counted["macs"] for trial in trials if "macs" in trial.counted]
     return Row(
         label=label,
         method=method,
         architecture=name,
+        eps=found.eps,
+        control=found.control,
         searches=len(trials),
         retrains=sum(len(group) for group in results),
         test_error_mean=fmean(errors),
@@ -128,22 +118,10 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     ]
 
 
-def plus_minus(mean: float, std: float | None) -> str:
-    return f"{mean:.2f} ± {DASH if std is None else format(std, '.2f')}"
-
-
-def span(mean: float, low: float, high: float, digits: int) -> str:
-    """The mean; lowest–highest when they differ in what is shown."""
-    first, last = f"{low:.{digits}f}", f"{high:.{digits}f}"
-    return f"{mean:.{digits}f}" if first == last else f"{first}{DASH}{last}"
-
-
-def duration(seconds: float) -> str:
-    """12.3 s, 4.5 min or 6.7 h: the largest unit that leaves at least 1.5 of it."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
+def sheet(study: Study, rows: Sequence[Row]) -> Sheet:
+    shown = columns(rows)
+    texts = [[column.title for column in shown], *([column.text(row) for column in shown] for row in rows)]
+    return Sheet(texts, [column.right for column in shown], notes(study, rows))
 
 
 def notes(study: Study, rows: Sequence[Row]) -> list[str]:
@@ -165,49 +143,6 @@ def notes(study: Study, rows: Sequence[Row]) -> list[str]:
         "Search cost: mean wall time of one search. Retrain cost: mean wall time of one network trained from scratch. "
         "Both belong to the device and vary from run to run; results.csv holds the figures that do not.",
     ]
-
-
-def cells(rows: Sequence[Row]) -> list[list[str]]:
-    """Titles, then one list of texts per row."""
-    shown = columns(rows)
-    return [[column.title for column in shown], *([column.text(row) for column in shown] for row in rows)]
-
-
-def markdown(study: Study, rows: Sequence[Row]) -> str:
-    table = pipes(cells(rows), [column.right for column in columns(rows)])
-    return "\n".join([*table, "", *(f"- {note}" for note in notes(study, rows))]) + "\n"
-
-
-def pipes(texts: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
-    """The lines of a Markdown table; the titles come first, and `right` says which columns stand to the right."""
-    header, *body = [[text.replace("|", r"\|") for text in line] for line in texts]
-    rule = ["---:" if aligned else ":---" for aligned in right]
-    return ["| " + " | ".join(line) + " |" for line in (header, rule, *body)]
-
-
-def latex(study: Study, rows: Sequence[Row]) -> str:
-    """A booktabs tabular with the notes below it, to be put into a table environment."""
-    header, *body = [" & ".join(tex(text) for text in line) + r" \\" for line in cells(rows)]
-    layout = "".join("r" if column.right else "l" for column in columns(rows))
-    return "\n".join(
-        [
-            r"% needs \usepackage{booktabs}",
-            rf"\begin{{tabular}}{{{layout}}}",
-            r"\toprule",
-            header,
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            *(rf"\par\smallskip{{\footnotesize {tex(note)}\par}}" for note in notes(study, rows)),
-            "",
-        ]
-    )
-
-
-def tex(text: str) -> str:
-    """Plain text as LaTeX shows it unchanged."""
-    return text.translate(TEX).replace("¹²", "$^{12}$")
 
 
 def table_csv(rows: Sequence[Row]) -> str:
@@ -239,9 +174,9 @@ def position(trial: Trial, tested: Tested) -> int:
     return [found.name for found in trial.found].index(tested.name)
 
 
-def results_metrics(rows: Sequence[Row]) -> str:
-    """The rows for `dvc metrics show`, in the bytes that `records.write_json` would give."""
-    metrics = {row.label: _metrics(row) for row in rows}
+def results_metrics(rows: Sequence[Row], others: Mapping[str, Mapping[str, float | int]] = MappingProxyType({})) -> str:
+    """The rows, and what else there is, for `dvc metrics show`, in the bytes that `records.write_json` would give."""
+    metrics = {row.label: _metrics(row) for row in rows} | dict(others)
     return json.dumps(metrics, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -259,6 +194,8 @@ def _metrics(row: Row) -> dict[str, float | int]:
 
 def _csv(rows: Iterable[dict[str, Any]]) -> str:
     lines = list(rows)
+    if not lines:
+        return ""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(lines[0]), lineterminator="\n")
     writer.writeheader()

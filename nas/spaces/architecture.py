@@ -266,21 +266,24 @@ class ChannelArchitecture(Architecture):
     """The kept channels of every edge of every cell (nas/spaces/channel.py); closed, and no node without a channel.
 
     `resize` says what another depth or width makes of it; `scores` [cells][edges][op, mid, skip][channels] are those of
-    the last pruning, which `topk` needs.
+    the last pruning, which `topk` needs. `form` is that of the network in retraining: slim kernels, or whole ones.
     """
 
     space: Literal["channel"] = "channel"
     op: str
     skip_mode: Literal["gated", "fallback", "none"]
     resize: Literal["refuse", "repeat", "topk"]
+    form: Literal["compact", "masked"]
     channels: int = Field(ge=2, multiple_of=2)
     cells: Annotated[tuple[CellGates, ...], BeforeValidator(_tuples)] = Field(min_length=3)
     scores: ScoreTable | None = None
 
     @staticmethod
-    def of(masks: Masks, skip_mode: str, resize: str = "refuse", scores: Any = None) -> "ChannelArchitecture":
+    def of(
+        masks: Masks, skip_mode: str, resize: str = "refuse", scores: Any = None, form: str = "compact"
+    ) -> "ChannelArchitecture":
         cells = tuple(CellGates.of(cell, width) for cell, width in masks.each())
-        value = {"op": masks.op, "skip_mode": skip_mode, "resize": resize, "channels": masks.channels}
+        value = {"op": masks.op, "skip_mode": skip_mode, "resize": resize, "form": form, "channels": masks.channels}
         return ChannelArchitecture.parse({**value, "cells": cells, "scores": scores})
 
     @cached_property
@@ -389,4 +392,5 @@ class EnasArchitecture(Architecture):
         ]
 
 
-from nas.spaces import mobile_architecture as mobile_architecture  # noqa: E402 (its records build on the above)
+import nas.spaces.mobile_architecture  # noqa: E402 (records in modules of their own, known like the others)
+import nas.spaces.nasbench201_architecture  # noqa: E402, F401

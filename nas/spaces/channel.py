@@ -1,24 +1,25 @@
 """Space `channel`: one fixed operation on all 14 edges of every cell; what is chosen is which channels each edge keeps.
 
 Ours, as a reading of TENAS' abstract (docs/methods/tenas.md); skeleton of DARTS. Sets are in channel_masks.py, their
-costs in channel_sizes.py, the way to another size in channel_transfer.py, the networks in channel_cells.py.
+costs in channel_sizes.py, the way to another size in channel_transfer.py, the networks in channel_cells.py and
+channel_masked.py.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas.complexity import Count
 from nas.config import Size
 from nas.contracts import GATES, GateSpace, ImageForm
 from nas.spaces.architecture import ChannelArchitecture
-from nas.spaces.cells import check_stem
 from nas.spaces.channel_cells import CompactNetwork, GatedNetwork
-from nas.spaces.channel_masks import Gates, Masks, closed, every, statistics, uniform, widths
+from nas.spaces.channel_masked import MaskedNetwork
+from nas.spaces.channel_masks import Gates, Masks, closed, every, stages, statistics, uniform, widths
 from nas.spaces.channel_sizes import OPERATIONS, effective, first_halves, marginal, nominal
+from nas.spaces.channel_tables import to_gates, to_masks
 from nas.spaces.registry import register_space
 from nas.spaces.topology import EDGES, NODES
 
@@ -43,22 +44,30 @@ class ChannelSpace(GateSpace):
 
     def supernet(self, form: ImageForm, size: Size, reference: bool = False, affine: bool = False) -> GatedNetwork:
         """There is one engine, so `reference` changes nothing."""
-        check_stem(size, "channel")
         return GatedNetwork(form, size, self.op, affine)
 
     def supernet_macs(self, form: ImageForm, size: Size) -> int:
-        return effective(uniform(self.op, size.cells, size.channels), form).macs
+        return effective(uniform(self.op, size.cells, size.channels), form, size.stem).macs
 
     def network(
         self, architecture: ChannelArchitecture, form: ImageForm, size: Size, auxiliary: bool
     ) -> CompactNetwork:
         """The compact network; TransferError where the masks cannot be had at this size."""
-        check_stem(size, "channel")
-        return CompactNetwork(architecture.masks_at(size.cells, size.channels), form, auxiliary)
+        return CompactNetwork(architecture.masks_at(size.cells, size.channels), form, size, auxiliary)
+
+    def trainee(
+        self, architecture: ChannelArchitecture, form: ImageForm, size: Size, auxiliary: bool
+    ) -> CompactNetwork | MaskedNetwork:
+        if architecture.form == "compact":
+            return self.network(architecture, form, size, auxiliary)
+        return MaskedNetwork(architecture.masks_at(size.cells, size.channels), form, size, auxiliary)
+
+    def trained(self, trainee: nn.Module) -> nn.Module:
+        return trainee.compact() if isinstance(trainee, MaskedNetwork) else trainee
 
     def count(self, architecture: ChannelArchitecture, form: ImageForm, size: Size) -> Count:
         """By the formulas, which tests hold equal to counting: that takes seconds for so many small kernels."""
-        return Count(*effective(architecture.masks_at(size.cells, size.channels), form))
+        return Count(*effective(architecture.masks_at(size.cells, size.channels), form, size.stem))
 
     def random(self, generator: torch.Generator, size: Size = SMALLEST) -> ChannelArchitecture:
         """Every gate open with probability 1/2; per node one skip from an input, drawn uniformly, is open anyhow."""
@@ -82,48 +91,32 @@ class ChannelSpace(GateSpace):
     def closed(self, gates: Sequence[Tensor]) -> list[Tensor]:
         return to_gates(closed(to_masks(gates, self.op)))
 
-    def sizes(self, gates: Sequence[Tensor], form: ImageForm) -> tuple[Count, Count]:
+    def stages(self, size: Size) -> list[range]:
+        return stages(size.cells)
+
+    def sizes(self, gates: Sequence[Tensor], form: ImageForm, size: Size) -> tuple[Count, Count]:
         masks = to_masks(gates, self.op)
-        return Count(*effective(masks, form)), Count(*nominal(masks, form))
+        return Count(*effective(masks, form, size.stem)), Count(*nominal(masks, form, size.stem))
 
     def smallest(self, form: ImageForm, size: Size, skip_mode: str, mid_gates: bool) -> Count:
         """Without gates in the middle of double operations: all first halves (a demand of ours); else one channel
         per node, from the newer input, or with `fallback` every skip."""
         masks = uniform(self.op, size.cells, size.channels, lambda w: Gates(0, 0, every(w)))
         if not mid_gates and OPERATIONS[self.op].double:
-            return Count(first_halves(masks, form), 0)
+            return Count(first_halves(masks, form, size.stem), 0)
         if skip_mode == "fallback":
-            return Count(*effective(masks, form))
+            return Count(*effective(masks, form, size.stem))
         kept = Gates(1, 1, 0) if skip_mode == "none" else Gates(0, 0, 1)
         lifelines = {edges[1] for edges in self.feeding}
         cell = tuple(kept if e in lifelines else Gates(0, 0, 0) for e in range(len(EDGES)))
-        return Count(*effective(Masks(self.op, size.channels, (cell,) * size.cells), form))
+        return Count(*effective(Masks(self.op, size.channels, (cell,) * size.cells), form, size.stem))
 
-    def costs(self, gates: Sequence[Tensor], form: ImageForm) -> list[Tensor]:
-        return [torch.tensor(cell, dtype=torch.float64) for cell in marginal(to_masks(gates, self.op), form)]
+    def costs(self, gates: Sequence[Tensor], form: ImageForm, size: Size) -> list[Tensor]:
+        costs = marginal(to_masks(gates, self.op), form, size.stem)
+        return [torch.tensor(cell, dtype=torch.float64) for cell in costs]
 
     def architecture(self, gates: Sequence[Tensor], skip_mode: str) -> ChannelArchitecture:
         return ChannelArchitecture.of(to_masks(gates, self.op), skip_mode)
 
     def statistics(self, architecture: ChannelArchitecture) -> dict[str, Any]:
         return statistics(architecture.masks)
-
-
-def to_masks(gates: Sequence[Tensor], op: str) -> Masks:
-    """Tables [E, 3, C] of bool, on the CPU, as sets."""
-    cells = []
-    for table in gates:
-        rows = np.packbits(table.numpy(), axis=-1, bitorder="little")
-        cells.append(tuple(Gates(*(int.from_bytes(row.tobytes(), "little") for row in edge)) for edge in rows))
-    return Masks(op, gates[0].shape[-1], tuple(cells))
-
-
-def to_gates(masks: Masks) -> list[Tensor]:
-    """The inverse of `to_masks`."""
-    found = []
-    for cell, width in masks.each():
-        length = -(-width // 8)
-        rows = np.frombuffer(b"".join(s.to_bytes(length, "little") for edge in cell for s in edge), dtype=np.uint8)
-        bits = np.unpackbits(rows.reshape(len(EDGES), 3, length), axis=-1, count=width, bitorder="little")
-        found.append(torch.from_numpy(bits.astype(bool)))
-    return found

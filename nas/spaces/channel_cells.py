@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from nas.config import Size
 from nas.contracts import GatedSupernet, GateMix, ImageForm
-from nas.spaces.cells import AuxiliaryHead, _layout, _sum, _Widths, preprocess, stem
+from nas.spaces.cells import AuxiliaryHead, _layout, _sum, _Widths, input_stem, preprocess
 from nas.spaces.channel_masks import Cell, Masks, live, members
-from nas.spaces.channel_sizes import OPERATIONS, STEM_MULTIPLIER, Operation
+from nas.spaces.channel_sizes import OPERATIONS, Operation
 from nas.spaces.ops import DepthwiseConv2d, PointwiseConv2d, batch_norm, drop_path, relu_conv_bn
-from nas.spaces.topology import EDGES, NODES
+from nas.spaces.topology import EDGES, NODES, reductions
 
 
 class Pass(nn.Module):
@@ -57,6 +57,8 @@ def gated_norm(bn: nn.Module, x: Tensor, gate: Tensor) -> Tensor:
         y = bn(x)
         return y * gate[:, :, None, None].to(y.dtype)
     scale, shift = (bn.weight * gate, bn.bias * gate) if bn.affine else (gate, None)
+    if bn.training and bn.num_batches_tracked is not None:
+        bn.num_batches_tracked.add_(1)
     by_batch = bn.training or bn.running_mean is None
     return F.batch_norm(x, bn.running_mean, bn.running_var, scale, shift, by_batch, bn.momentum or 0.0, bn.eps)
 
@@ -92,6 +94,11 @@ def wires(states: Sequence[Tensor], reduce: bool) -> list[Tensor]:
     return [F.avg_pool2d(x, 2, 2, ceil_mode=True) if reduce else x for x in states]
 
 
+def _dropped(y: Tensor, probability: float, training: bool) -> Tensor:
+    """Drop path of an operation; skips are not dropped."""
+    return drop_path(y, probability) if training and probability > 0 else y
+
+
 # --- Gated
 
 
@@ -107,7 +114,12 @@ class GatedCell(nn.Module):
         self.edges = nn.ModuleList(Edge(operation, channels, channels, channels, s, affine) for s in strides)
 
     def forward(
-        self, before: Tensor, last: Tensor, gates: Tensor, running: Sequence[tuple[bool, bool]] | None
+        self,
+        before: Tensor,
+        last: Tensor,
+        gates: Tensor,
+        running: Sequence[tuple[bool, bool]] | None,
+        drop_probability: float = 0.0,
     ) -> Tensor:
         states = [self.input_0(before), self.input_1(last)]
         skips = wires(states, self.reduce)
@@ -118,7 +130,7 @@ class GatedCell(nn.Module):
                 runs, skip = (j == node, j == node) if running is None or j != node else running[e]
                 op, mid, wire = of_edge[e]
                 if runs:
-                    parts.append(self.edges[e](states[pred], op, mid))
+                    parts.append(_dropped(self.edges[e](states[pred], op, mid), drop_probability, self.training))
                 if skip:
                     parts.append(skips[pred] * wire[..., None, None].to(skips[pred].dtype))
             states.append(_sum(parts))
@@ -127,14 +139,11 @@ class GatedCell(nn.Module):
 
 
 class GatedNetwork(GatedSupernet):
-    """Every channel of every edge at once: forward(images, mix) -> logits [B, classes].
-
-    With affine batch norms and constant gates it is the masked network, which the compact one must equal.
-    """
+    """Every channel of every edge at once: forward(images, mix) -> logits [B, classes]."""
 
     def __init__(self, form: ImageForm, size: Size, op: str, affine: bool) -> None:
         super().__init__()
-        self.stem = stem(form.channels, STEM_MULTIPLIER * size.channels)
+        self.stem = input_stem(form, size)
         width = _Widths(size)
         self.cells = nn.ModuleList(
             GatedCell(OPERATIONS[op], *width.next(reduce), reduce, affine) for reduce in _layout(size.cells)
@@ -142,7 +151,7 @@ class GatedNetwork(GatedSupernet):
         self.classifier = nn.Linear(width.last, form.classes)
 
     def forward(self, images: Tensor, mix: GateMix) -> Tensor:
-        before = last = self.stem(images)
+        before, last = self.stem(images)
         for k, cell in enumerate(self.cells):
             running = None if mix.running is None else mix.running[k]
             before, last = last, cell(before, last, mix.gates[k], running)
@@ -204,8 +213,11 @@ class Placing(nn.Module):
         return name
 
     def forward(self, total: Tensor, x: Tensor) -> Tensor:
-        x = x if self.take is None else x.index_select(1, self.get_buffer(self.take))
-        return total + x if self.put is None else total.index_add(1, self.get_buffer(self.put), x)
+        """On rows of channels, since these operations put out NCHW whatever they are given."""
+        total, x = total.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1)
+        x = x if self.take is None else x.index_select(-1, self.get_buffer(self.take))
+        total = total + x if self.put is None else total.index_add(-1, self.get_buffer(self.put), x)
+        return total.permute(0, 3, 1, 2)
 
 
 def positions(channels: int, among: int) -> Tensor:
@@ -255,8 +267,7 @@ class CompactCell(nn.Module):
             for e in (str(e) for e, (j, _) in enumerate(EDGES) if j == node):
                 pred = EDGES[int(e)][1]
                 if e in self.edges:
-                    y = self.edges[e](states[pred])
-                    y = drop_path(y, drop_probability) if self.training and drop_probability > 0 else y
+                    y = _dropped(self.edges[e](states[pred]), drop_probability, self.training)
                     total = self.places[e](total, y)
                 if e in self.skips:
                     total = self.skips[e](total, skips[pred])
@@ -271,14 +282,15 @@ class CompactNetwork(nn.Module):
     The auxiliary head reads the whole concatenation, dead channels as zeros; it is gone after training.
     """
 
-    def __init__(self, masks: Masks, form: ImageForm, auxiliary: bool) -> None:
+    def __init__(self, masks: Masks, form: ImageForm, size: Size, auxiliary: bool) -> None:
+        """`masks` are those of the size."""
         super().__init__()
         self.drop_path = 0.0  # probability, set by the training loop at each epoch
-        self.auxiliary_after = 2 * len(masks.cells) // 3
-        before = last = STEM_MULTIPLIER * masks.channels
-        self.stem = stem(form.channels, last)
-        cells, halve, self.auxiliary = [], False, None
-        for k, ((gates, width), reduce) in enumerate(zip(masks.each(), _layout(len(masks.cells)), strict=True)):
+        self.auxiliary_after = reductions(size.cells)[1]
+        self.stem = input_stem(form, size)
+        before, last, _, halve = _Widths(size).next(reduce=False)
+        cells, self.auxiliary = [], None
+        for k, ((gates, width), reduce) in enumerate(zip(masks.each(), _layout(size.cells), strict=True)):
             cells.append(CompactCell(OPERATIONS[masks.op], gates, width, (before, last), halve, reduce))
             before, last, halve = last, sum(u.bit_count() for u in cells[-1].alive[2:]), reduce
             if auxiliary and k == self.auxiliary_after:
@@ -289,7 +301,7 @@ class CompactNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         auxiliary = None
-        before = last = self.stem(images)
+        before, last = self.stem(images)
         for k, cell in enumerate(self.cells):
             before, last = last, cell(before, last, self.drop_path)
             if self.auxiliary is not None and self.training and k == self.auxiliary_after:
@@ -306,11 +318,13 @@ def concatenated(alive: Sequence[int], width: int) -> Tensor:
     return torch.tensor([node * width + c for node, u in enumerate(alive[2:]) for c in members(u)])
 
 
-def compacted(network: GatedNetwork, masks: Masks, form: ImageForm) -> CompactNetwork:
-    """The compact network with the weights of a masked one that has affine batch norms: the same function."""
-    compact = CompactNetwork(masks, form, auxiliary=False)
-    before = last = torch.arange(STEM_MULTIPLIER * masks.channels)
-    given, wanted = network.state_dict(), compact.state_dict()
+def compacted(network: GatedNetwork, masks: Masks, form: ImageForm, size: Size) -> CompactNetwork:
+    """The compact network, on the CPU, with the weights of a gated one that has affine batch norms: the same function
+    where the gates are the masks."""
+    compact = CompactNetwork(masks, form, size, auxiliary=False)
+    before = last = torch.arange(_Widths(size).last)  # what a stem puts out is all alive
+    given = {name: value.cpu() for name, value in network.state_dict().items()}
+    wanted = compact.state_dict()
     for k, (cell, width) in enumerate(masks.each()):
         alive = [torch.tensor(members(u), dtype=torch.long) for u in live(cell, width)]
         rules = {f"cells.{k}.input_{i}.": (alive[i], x) for i, x in ((0, before), (1, last))}

@@ -5,7 +5,7 @@ Sets of channels are ints, channel c is bit c: S of the operation's output, M of
 the channel-level skip, U of what is alive in a node. All of it is our reading of TENAS (docs/methods/tenas.md).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
@@ -46,6 +46,12 @@ def widths(cells: int, channels: int) -> list[int]:
     """Channels of every node of each cell."""
     first, second = reductions(cells)
     return [channels << (index >= first) + (index >= second) for index in range(cells)]
+
+
+def stages(cells: int) -> list[range]:
+    """The normal cells before, between and behind the reductions."""
+    first, second = reductions(cells)
+    return [range(first), range(first + 1, second), range(second + 1, cells)]
 
 
 def every(width: int) -> int:
@@ -119,7 +125,8 @@ def statistics(masks: Masks) -> dict[str, Any]:
     cells = list(masks.each())
     ops = [sum(g.op.bit_count() for g in cell) for cell, _ in cells]
     skips = [sum(g.skip.bit_count() for g in cell) for cell, _ in cells]
-    distances = [_distance(a, b, w) for stage, w in _stages(masks) for a, b in combinations(stage, 2)]
+    pairs = [pair for stage in stages(len(cells)) for pair in combinations(stage, 2)]
+    distances = [_distance(masks.cells[a], masks.cells[b], masks.widths[a]) for a, b in pairs]
     return {
         "edges": [sum(g.op > 0 for g in cell) for cell, _ in cells],
         "op_channels": ops,
@@ -138,13 +145,6 @@ def _depth(cell: Cell) -> int:
         if gates.op or gates.skip:
             depths[node] = max(depths[node], depths[pred] + (gates.op > 0))
     return max(depths)
-
-
-def _stages(masks: Masks) -> list[tuple[Sequence[Cell], int]]:
-    """The normal cells before, between and behind the reductions, with their width."""
-    first, second = reductions(len(masks.cells))
-    parts = [(0, first), (first + 1, second), (second + 1, len(masks.cells))]
-    return [(masks.cells[a:b], masks.widths[a]) for a, b in parts if a < b]
 
 
 def _distance(a: Cell, b: Cell, width: int) -> float:

@@ -3,10 +3,12 @@
 Parameters of an edge with u channels in, m in the middle and s out (9 for a 3x3 kernel, 25 for a 5x5):
 separable 9u + us + 2s; double 9u + um + 2m, then 9m + ms + 2s; plain 3x3 convolution 9us + 2s.
 Multiply-adds: the same products times the map behind them, without the batch norms.
+`stem`: cifar | imagenet, those of nas/spaces/cells.py.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import NamedTuple, Protocol
 
 from nas.spaces.channel_masks import Cell, Gates, Masks, every, live, uniform
@@ -76,9 +78,21 @@ class _Place:
     pixels_out: int
 
 
-def _places(masks: Masks, form: Form) -> Iterator[_Place]:
-    before = last = STEM_MULTIPLIER * masks.channels
-    height, width = form.height, form.width
+def _stem(channels: int, form: Form, stem: str) -> list[tuple[int, int, int]]:
+    """Its 3x3 convolutions: channels in and out, how often the map has been halved behind it."""
+    if stem == "cifar":
+        return [(form.channels, STEM_MULTIPLIER * channels, 0)]
+    return [(form.channels, channels // 2, 1), (channels // 2, channels, 2), (channels, channels, 3)]
+
+
+def _map(form: Form, halved: int) -> tuple[int, int]:
+    """Height and width after so many halvings; an odd side keeps its middle."""
+    return -(-form.height >> halved), -(-form.width >> halved)
+
+
+def _places(masks: Masks, form: Form, stem: str) -> Iterator[_Place]:
+    _, before, halved = _stem(masks.channels, form, stem)[-1]
+    last, (height, width) = before, _map(form, halved)
     for k, (cell, channels) in enumerate(masks.each()):
         pixels_in = height * width
         if k in reductions(len(masks.cells)):
@@ -88,11 +102,13 @@ def _places(masks: Masks, form: Form) -> Iterator[_Place]:
         before, last = last, sum(alive[2:])
 
 
-def effective(masks: Masks, form: Form) -> Sizes:
+def effective(masks: Masks, form: Form, stem: str = "cifar") -> Sizes:
     """Sizes of the compact network: dead channels are gone everywhere, from what reads them too."""
-    operation, stem = OPERATIONS[masks.op], 9 * form.channels * STEM_MULTIPLIER * masks.channels
-    params, macs = stem + 2 * STEM_MULTIPLIER * masks.channels, stem * form.height * form.width
-    for place in _places(masks, form):
+    operation, params, macs = OPERATIONS[masks.op], 0, 0
+    for c_in, c_out, halved in _stem(masks.channels, form, stem):
+        params += (9 * c_in + 2) * c_out
+        macs += 9 * c_in * c_out * prod(_map(form, halved))
+    for place in _places(masks, form, stem):
         for c_in, c_out in zip(place.inputs, place.alive[:2], strict=True):
             params += (c_in + 2) * c_out
             macs += c_in * c_out * place.pixels_in
@@ -105,19 +121,20 @@ def effective(masks: Masks, form: Form) -> Sizes:
     return Sizes(params + classifier + form.classes, macs + classifier)
 
 
-def nominal(masks: Masks, form: Form) -> Sizes:
+def nominal(masks: Masks, form: Form, stem: str = "cifar") -> Sizes:
     """Sizes of the masked network: an edge without operation is gone, every other kernel is whole."""
 
     def whole(cell: Cell, width: int) -> Cell:
         return tuple(Gates(every(width) * (g.op > 0), every(width) * (g.op > 0), every(width)) for g in cell)
 
-    return effective(Masks(masks.op, masks.channels, tuple(whole(*each) for each in masks.each())), form)
+    return effective(Masks(masks.op, masks.channels, tuple(whole(*each) for each in masks.each())), form, stem)
 
 
-def first_halves(masks: Masks, form: Form) -> int:
+def first_halves(masks: Masks, form: Form, stem: str = "cifar") -> int:
     """Parameters with all skips and edges there, every double operation cut down to its first half."""
     operation = OPERATIONS[masks.op]
-    fixed = effective(uniform(masks.op, len(masks.cells), masks.channels, lambda w: Gates(0, 0, every(w))), form)
+    wires = uniform(masks.op, len(masks.cells), masks.channels, lambda w: Gates(0, 0, every(w)))
+    fixed = effective(wires, form, stem)
     return fixed.params + sum(len(EDGES) * (operation.convolution(c, c) + 2 * c) for c in masks.widths)
 
 
@@ -126,13 +143,13 @@ def first_halves(masks: Masks, form: Form) -> int:
 Costs = tuple[list[int], list[int], list[int]]  # of the op, mid and skip channels of an edge
 
 
-def marginal(masks: Masks, form: Form) -> list[list[Costs]]:
+def marginal(masks: Masks, form: Form, stem: str = "cifar") -> list[list[Costs]]:
     """Parameters that go with each gate, per cell and edge; at least 1, and 1 where it is closed.
 
     A gate costs its part of its edge; one that alone feeds a channel of its node also all that reads this channel. What
     dies behind it in turn is not followed.
     """
-    operation, places = OPERATIONS[masks.op], list(_places(masks, form))
+    operation, places = OPERATIONS[masks.op], list(_places(masks, form, stem))
     found = []
     for k, place in enumerate(places):
         readers = places[k + 1].alive[1] if k + 1 < len(places) else form.classes

@@ -32,18 +32,22 @@ class RetrainJob(Job):
         form: ImageForm,
         precision: str,
     ) -> None:
-        self.recipe = recipe
+        self.recipe, self.space = recipe, space
         self.name, self.device = f"retrain {identity}, seed {seed}", data.images.device
         self.task = Classification(recipe.label_smoothing)
         self.stream = Stream(data, recipe.batch, recipe.augment, derived_seed("retrain", identity, seed, "train"))
         self.epochs, self.steps, self.images = recipe.epochs, self.stream.steps, len(data)
         seed_everything("retrain", identity, seed)
-        network = space.network(architecture, form, recipe, auxiliary=recipe.auxiliary_weight > 0)
+        network = space.trainee(architecture, form, recipe, auxiliary=recipe.auxiliary_weight > 0)
         self.network = place(network, self.device, precision)
         self.parameters = list(self.network.parameters())
         self.optimiser = torch.optim.SGD(
             self.parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, foreach=True
         )
+
+    def result(self) -> nn.Module:
+        """The network that is measured, as it is trained by now."""
+        return self.space.trained(self.network)
 
     def start_epoch(self, epoch: int) -> None:
         recipe = self.recipe

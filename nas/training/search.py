@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from nas.collapse import collapsed, parameterless
 from nas.config import Config
 from nas.contracts import ImageForm
 from nas.data.dataset import Batch, Stream, load_split
@@ -36,9 +37,11 @@ class SearchJob(Job):
         self.steps, self.images = self.train.steps, len(train)
         seed_everything("search", method, seed)
         precision = config.runtime.precision
-        setting = Setting(get_space(params.space), image_form(train.spec), common, device, precision, self.steps)
+        self.space = get_space(params.space)
+        setting = Setting(self.space, image_form(train.spec), common, device, precision, self.steps)
         self.method: SearchMethod[Any] = method_module(method).Method(params, setting)
         self.epochs = self.method.epochs
+        self.collapsed: dict[str, str] = {}  # as it was after the last epoch
 
     def start_epoch(self, epoch: int) -> None:
         self.method.start_epoch(epoch)
@@ -48,7 +51,23 @@ class SearchJob(Job):
         return self.method.step(self.train.batch(epoch, step), self.valid.batch(*beside))
 
     def end_epoch(self, epoch: int) -> Row:
-        return self.method.end_epoch(self._valid_pass)
+        row = self.method.end_epoch(self._valid_pass)
+        self.epochs = self.method.epochs  # which may stop early
+        if (share := parameterless(row)) is not None:
+            row["parameterless"] = share
+        self.warn(epoch, collapsed(row))
+        return row | self._incumbent()
+
+    def warn(self, epoch: int, found: dict[str, str]) -> None:
+        """Of a collapse, when it begins."""
+        for kind in found.keys() - self.collapsed.keys():
+            print(f"warning: collapse in epoch {epoch + 1}: {found[kind]}", flush=True)
+        self.collapsed = found
+
+    def _incumbent(self) -> Row:
+        """`incumbent`, or `incumbent.<name>`: the found cell as of now, in a space that tables know (nas/table.py)."""
+        texts = {name: self.space.text(found) for name, found in self.method.incumbent().items()}
+        return {"incumbent" + f".{name}" * (name != "main"): text for name, text in texts.items() if text is not None}
 
     def _valid_pass(self) -> Iterator[Batch]:
         return self.plain.epoch(0)
@@ -58,3 +77,4 @@ class SearchJob(Job):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.method.load_state_dict(state)
+        self.epochs = self.method.epochs

@@ -25,10 +25,16 @@ WINDOW = {
     "settle": 0,
     "budget": {"kind": "params", "value": 2500},
 }  # prunes in every epoch
+TABLED = {"space": "nasbench201"}
 # What shortens a method's search: its further ways are tested beside its first.
 SHORT: dict[str, list[dict[str, Any]]] = {
-    "random": [{"samples": 2}],
-    "darts": [{"warmup_epochs": 1}, {"order": "second", "warmup_epochs": 0}],
+    "random": [{"samples": 2, **TABLED}, {"samples": 2}],
+    "darts": [
+        {"warmup_epochs": 1},
+        {"order": "first", **TABLED},
+        {"order": "second", **TABLED},
+        {"order": "second", "warmup_epochs": 0},
+    ],
     "lfr-darts": [
         {"future": "trainable", "order": "unrolled", "n_grow": 1, "epochs_each": 2},
         {"joint_reduction": False, "future": "absent", "epochs_each": 1, "warmup": 0, "inherit": True},
@@ -38,6 +44,7 @@ SHORT: dict[str, list[dict[str, Any]]] = {
         {"inherit": False},
         {"pruning": "one_shot", "order": "a_then_w"},
         {"protocol": "best_of_k", "k": 2, "k_epochs": 1},
+        TABLED,
         {},
     ],
     "tenas": [
@@ -53,9 +60,10 @@ SHORT: dict[str, list[dict[str, Any]]] = {
         {**WINDOW, "score": "random"},
         {**WINDOW, "score_ema": 0.9},
     ],
-    "asng": [{"space": "darts", "step": "fixed", "eps": 0.1}, {}],
+    "asng": [{"space": "darts", "step": "fixed", "eps": [0.1]}, TABLED, {"eps": [0.0, 0.3]}, {}],
     "is-nas": [
         {"share": "none", "weight_sampling": "iid", "complexity": "rank", "utility": "quantile", "margin": "none"},
+        TABLED,
         {},
     ],
 }
@@ -100,6 +108,8 @@ def common(**changes: Any) -> SearchCommon:
 
 
 def setting(space: str = "darts", form: ImageForm = FORM, **changes: Any) -> Setting:
+    if space == "nasbench201":
+        changes = {"cells": 5, **changes}  # its smallest
     chosen = remembering(space) if space in REMEMBERED else get_space(space)
     return Setting(chosen, form, common(**changes), torch.device("cpu"), "float32", steps=STEPS)
 

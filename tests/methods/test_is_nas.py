@@ -1,18 +1,45 @@
-"""IS-NAS and ASNG: what they share, and what each refuses."""
+"""IS-NAS: what it does around the mathematics, which tests/test_distributions.py has."""
+
+from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
 
+from nas import distributions as ds
+from nas.config import ParamsError, Size
 from nas.methods import method_module
+from nas.methods.sampled import padded
+from nas.records import canonical
+from nas.schedules import cosine
 from nas.spaces.registry import get_space
-from tests.methods.settings import STEPS, advance, build
+from tests.methods.settings import FORM, STEPS, advance, batch, build
+
+SPACE: Any = get_space("enas")
+
+
+def derived(state, **params):
+    module = method_module("is-nas")
+    model = module.DeriveParams.model_validate({"rule": "mode", "controls": [], **params})
+    return {found.name: found for found in module.derive(state, model, SPACE)}
+
+
+def tables(method):
+    return [d.table.clone() for d in method.distributions]
+
+
+def weights(method):
+    return [p.detach().clone() for p in method.supernet.parameters()]
+
+
+def same(these, those):
+    return all(torch.equal(a, b) for a, b in zip(these, those, strict=True))
 
 
 def test_with_one_distribution_it_is_asng_bit_for_bit():
     one = build("is-nas", method={"eps": [0.3]})
     rows = [advance(one, 0, 2 * STEPS)]
-    asng = build("asng", method={"eps": 0.3})  # seeds the generator anew
+    asng = build("asng", method={"eps": [0.3]})  # seeds the generator anew
     rows.append(advance(asng, 0, 2 * STEPS))
     assert rows[0] == rows[1]
     assert torch.equal(one.distributions[0].table, asng.distributions[0].table)
@@ -27,17 +54,181 @@ def test_without_an_answer_of_rank_lambda_is_refused():
         build("is-nas", method={"lambda": 1, "ablation": True, "share": "none"})
 
 
+def test_eps_that_do_not_grow_are_refused():
+    for eps in ([0.3, 0.0], [0.1, 0.1]):
+        with pytest.raises(ValidationError, match="expected growing values, each once"):
+            build("is-nas", method={"eps": eps})
+
+
 def test_passes_are_counted_by_kind_and_architectures_bear_their_eps():
     method = build("is-nas", epochs=1)
     advance(method, 0, STEPS)
     assert method.passes == {"train_images": 2 * 4 * STEPS, "valid_images": 0, "judged_images": 4 * 4 * STEPS}
-    module = method_module("is-nas")
-    for rule in ("mode", "random_matched"):
-        found = module.derive(method.search_state(), module.DeriveParams(rule=rule), get_space("enas"))
-        assert [derived.name for derived in found] == ["eps=0", "eps=0.3"]
+    found = derived(method.search_state(), controls=["random_matched"])
+    assert list(found) == ["eps=0", "eps=0.3", "eps=0-random_matched", "eps=0.3-random_matched"]
+    assert [one.notes["eps"] for one in found.values()] == [0.0, 0.3, 0.0, 0.3]
+    assert [one.notes["m"] for one in found.values()] == [0, 1, 0, 1]
 
 
-@pytest.mark.parametrize(("name", "eps"), [("is-nas", [0.0, 0.3]), ("asng", 0.0)])
+def test_separate_learns_weights_first_and_then_moves_distributions_on_frozen_weights():
+    method = build("is-nas", method={"mode": "separate", "warmup_epochs": 2}, epochs=4)
+    started, before = tables(method), weights(method)
+    rows = advance(method, 0, 2 * STEPS)
+    assert same(tables(method), started)
+    assert not same(weights(method), before)
+    learnt = weights(method)
+    rows += advance(method, 2 * STEPS, 4 * STEPS)
+    assert same(weights(method), learnt)
+    assert not any(torch.equal(a, b) for a, b in zip(tables(method), started, strict=True))
+    assert method.passes == {"train_images": 2 * 2 * 4 * STEPS, "valid_images": 0, "judged_images": 2 * 4 * 4 * STEPS}
+    common = method.setting.common
+    assert [row["lr"] for row in rows[:2]] == [cosine(e, 2, common.lr, common.lr_min) for e in range(2)]
+
+
+def test_simultaneous_with_a_warm_up_learns_weights_to_the_end():
+    method = build("is-nas", method={"warmup_epochs": 1}, epochs=2)
+    started = tables(method)
+    advance(method, 0, STEPS)
+    assert same(tables(method), started)
+    learnt = weights(method)
+    advance(method, STEPS, 2 * STEPS)
+    assert not same(tables(method), started)
+    assert not same(weights(method), learnt)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"warmup_epochs": 2}, "leaves the distributions none of 2 epochs"), ({"mode": "separate"}, "at least 1")],
+)
+def test_a_warm_up_that_leaves_nothing_to_do_is_refused(changes, said):
+    with pytest.raises(ParamsError, match=said):
+        build("is-nas", method=changes, epochs=2)
+
+
+def test_costs_are_those_of_the_supernet_or_of_a_network_of_the_named_size():
+    at_search = build("is-nas")
+    assert at_search.costs.max() == max(max(row) for rows in SPACE.costs(FORM, at_search.setting.common, affine=False)
+                                        .values() for row in rows)  # fmt: skip
+    size: Any = {"cells": 20, "channels": 36, "stem": "cifar"}
+    at_retrain = build("is-nas", method={"cost_at": size})
+    assert at_retrain.costs.max() == 408_240  # sep_conv_5x5 of the normal cells
+    assert at_retrain.costs.max(1).values.sum() == 4_717_440
+    assert torch.equal(
+        at_retrain.costs, padded([r for rows in SPACE.costs(FORM, Size(**size), True).values() for r in rows])
+    )
+
+
+@pytest.mark.parametrize(("eps", "n_w"), [([0.0, 0.1, 0.3], 1), ([0.0, 0.1, 0.3], 2), ([0.0, 0.03, 0.1, 0.3], 2)])
+def test_stratified_paths_come_equally_often_from_every_distribution(eps, n_w):
+    method = build("is-nas", method={"eps": eps, "n_w": n_w})
+    drawn = [0] * len(eps)
+    for _ in range(7 * n_w):
+        drawn[method.next_distribution()] += 1
+        assert max(drawn) - min(drawn) <= 1
+
+
+def test_iid_paths_do_not():
+    method = build("is-nas", method={"weight_sampling": "iid"})
+    drawn = [method.next_distribution() for _ in range(200)]
+    assert 60 < sum(drawn) < 140
+    assert any(drawn[at] == drawn[at + 1] for at in range(0, 200, 2))  # no rounds
+
+
+def test_without_sharing_every_distribution_learns_from_its_own_samples():
+    method = build("is-nas", method={"share": "none"})
+    samples, losses = torch.arange(8).view(4, 2), torch.arange(4.0)
+    first, second = method.pools(samples, losses)
+    assert torch.equal(first.samples, samples[:2])
+    assert torch.equal(second.losses, losses[2:])
+    assert torch.equal(first.weights, torch.ones(2))
+
+
+def poison(method, choices):
+    """Weights that are no numbers on every path with these operations."""
+    for name, parameter in method.supernet.named_parameters():
+        if any(f"-{op}." in name for op in choices):
+            parameter.data.fill_(torch.nan)
+
+
+def test_a_loss_that_is_no_number_ranks_last_and_the_search_turns_away_from_it():
+    method = build("is-nas", method={"n_w": 1, "lambda": 4})
+    poison(method, ["sep_conv_5x5"])
+    method.trainer.descend = lambda loss: None  # the other weights stay as they are
+    method.start_epoch(0)
+    for count in range(40):
+        method.step(batch(2 * count), batch(2 * count + 1))
+    names = [row for rows in method.names.values() for row in rows]
+    for distribution in method.distributions:
+        assert distribution.table.isfinite().all()
+        poisoned = [
+            table[names[d].index("sep_conv_5x5")]
+            for d, table in enumerate(distribution.table)
+            if "identity" in names[d]
+        ]
+        assert torch.stack(poisoned).mean() < 1 / 5 / 2
+
+
+def test_where_no_loss_is_a_number_nothing_moves_and_the_record_holds():
+    method = build("is-nas", epochs=1)
+    method.supernet.classifier.weight.data.fill_(torch.nan)
+    before = [d.state_dict() for d in method.distributions]
+    (row,) = advance(method, 0, STEPS)
+    for distribution, state in zip(method.distributions, before, strict=True):
+        assert torch.equal(distribution.table, state["table"])
+        assert (distribution.Delta, distribution.gamma) == (1.0, 0.0)
+    assert row["skipped.eps=0"] == row["skipped.eps=0.3"] == STEPS
+    canonical(method.search_state())  # refuses NaN
+
+
+def test_equal_architectures_are_kept_and_the_later_one_says_so():
+    method = build("is-nas", epochs=1)
+    advance(method, 0, STEPS)
+    state = method.search_state()
+    state["tables"][1] = state["tables"][0]
+    found = derived(state)
+    assert found["eps=0"].notes["equal_to"] is None
+    assert found["eps=0.3"].notes["equal_to"] == "eps=0"
+    assert found["eps=0"].architecture == found["eps=0.3"].architecture
+    state["tables"][1] = [[0.0] * (len(row) - 1) + [1.0] for row in state["tables"][0]]
+    assert derived(state)["eps=0.3"].notes["equal_to"] is None
+
+
+def test_a_matched_control_is_random_and_of_about_the_size():
+    method = build("is-nas", epochs=1)
+    advance(method, 0, STEPS)
+    state, counts = method.search_state(), method.counts
+    ends = torch.zeros(len(counts), dtype=torch.long), torch.tensor([count - 1 for count in counts])
+    for choices in (*ends, ds.draw(ds.uniform(counts), 1)[0]):  # the cheapest, the dearest, one between
+        peaked = torch.nn.functional.one_hot(choices, max(counts)).double() + ds.uniform(counts)
+        state["tables"] = [[row[:count].tolist() for row, count in zip(peaked, counts, strict=True)]] * 2
+        found = derived(state, controls=["random_matched"])
+        target, control = (found[name].notes["complexity"] for name in ("eps=0", "eps=0-random_matched"))
+        assert abs(control - target) <= 0.05 * method.costs.max(1).values.sum()
+        again = derived(state, controls=["random_matched"])
+        assert found["eps=0-random_matched"].architecture == again["eps=0-random_matched"].architecture
+        assert found["eps=0-random_matched"].architecture != found["eps=0.3-random_matched"].architecture
+    other = derived(state | {"seed": state["seed"] + 1}, controls=["random_matched"])
+    assert other["eps=0-random_matched"].architecture != again["eps=0-random_matched"].architecture
+
+
+def test_multiply_adds_are_those_of_the_paths_that_ran():
+    method = build("is-nas", epochs=1)
+    spent = []
+    run = method.run
+
+    def watched(sample, images, backward):
+        choices = method.split(sample.tolist())
+        macs = SPACE.path_macs(FORM, method.setting.common, choices)
+        spent.append(macs * len(images.labels) * (3 if backward else 1))
+        return run(sample, images, backward)
+
+    method.run = watched
+    advance(method, 0, STEPS)
+    assert method.macs() == sum(spent)
+    assert len(spent) == STEPS * (2 + 4)
+
+
+@pytest.mark.parametrize(("name", "eps"), [("is-nas", [0.0, 0.3]), ("asng", [0.0])])
 @pytest.mark.parametrize("space", ["mobile", "mobile-cifar"])
 def test_both_methods_search_the_chains_of_mobile_blocks(name, eps, space):
     cells, stem = (21, "imagenet") if space == "mobile" else (16, "cifar")

@@ -56,7 +56,10 @@ def assert_equal(found, expected, where=""):
         assert found == expected, where
 
 
-@pytest.mark.parametrize(("name", "changes"), list({name: (name, c) for name, c in CASES}.values()), ids=str)
+RESUMED = list({(name, changes.get("space")): (name, changes) for name, changes in CASES}.values())
+
+
+@pytest.mark.parametrize(("name", "changes"), RESUMED, ids=str)
 def test_a_search_that_goes_on_elsewhere_ends_with_the_same_bits(name, changes):
     undisturbed, rows, kept = build(name, method=changes), [], {}
     first = STEPS * (

@@ -15,9 +15,10 @@ from pydantic import ValidationError
 
 from nas.config import ParamsError
 from nas.contracts import GATES, ImageForm
-from nas.spaces.channel import ChannelSpace, to_masks
+from nas.spaces.channel import ChannelSpace
 from nas.spaces.channel_masks import closed, dead_node
 from nas.spaces.channel_sizes import effective
+from nas.spaces.channel_tables import to_masks
 from tests.methods.settings import FORM, PRESET, STEPS, WINDOW, advance, batch, build
 
 tenas = importlib.import_module("nas.methods.tenas")
@@ -165,7 +166,7 @@ def test_old_scores_fade():
 
 def test_scores_may_count_per_parameter():
     method, _ = searching(1, cost_weight=True)
-    costs = torch.cat([t.flatten() for t in method.space.costs(method.open, FORM)])
+    costs = torch.cat([t.flatten() for t in method.space.costs(method.open, FORM, method.setting.common)])
     torch.testing.assert_close(method.ranking() * costs, method.scores)
     assert len(costs.unique()) > 5
     plain, _ = searching(1)
@@ -328,6 +329,103 @@ def test_without_mid_gates_the_middle_of_a_living_edge_is_whole():
         assert torch.equal(table[:, MID].any(-1), table[:, OP].any(-1))
 
 
+# --- One mask for the normal cells of a stage
+
+SHARING = {"masks": "stage", "prune_epochs": LAST, "prune_every": 1}
+WAYS: list[dict[str, Any]] = [
+    {},
+    {"skip_mode": "fallback"},
+    {"skip_mode": "none", "budget": {"kind": "macs", "value": 90_000.0}},
+    {"score": "random"},
+    {"score": "bn_gamma", "budget": {"kind": "params", "value": 6500}},
+    {"score": "abs2017", "score_ema": 0.5},
+    {"cost_weight": True, "op": "conv_3x3", "budget": {"kind": "params", "value": 9000}},
+    {"budget": {"kind": "gates", "value": 0.4}, **CONSTANT},
+]
+
+
+def sharing(steps, cells=6, **method):
+    changes = {**WINDOW, **SHARING, "budget": {"kind": "params", "value": 6000}, **method}
+    found = build("tenas", method=changes, cells=cells)
+    advance(found, 0, steps)
+    return found
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_normal_cells_of_a_stage_have_one_mask_within_the_same_budget_and_guard(way):
+    method, before = sharing(0, **way), None
+    for step in range(LAST * STEPS):
+        advance(method, step, step + 1)
+        masks = masks_of(method)
+        assert masks.cells[0] == masks.cells[1]
+        assert closed(masks) == masks
+        assert dead_node(masks) is None
+        assert before is None or all((b | ~a).all() for b, a in zip(before, method.open, strict=True))
+        before = [table.clone() for table in method.open]
+    kind, value = method.params.budget.kind, method.params.budget.value
+    assert not all(table.all() for table in method.open)
+    assert kind == "gates" or getattr(method.compact, kind) <= value
+    assert all(kind == "gates" or event[kind] <= event["target"] for event in method.events)
+    assert len({str(cell) for cell in masks.cells}) == 5, "the others are their own"
+
+
+def test_cells_of_one_mask_have_the_mean_of_their_scores_and_the_others_their_own():
+    one, own = sharing(0), sharing(0, masks="cell")
+    assert one.leaders == [0, 0, 2, 3, 4, 5]
+    for method in (one, own):
+        method.params = method.params.model_copy(update={"prune_every": 3})
+        method.start_epoch(0)
+        method.step(batch(0), batch(1))
+    found, each = (method.tables(method.event_scores()) for method in (one, own))
+    for k in (0, 1):
+        torch.testing.assert_close(found[k], (each[0] + each[1]) / 2)
+    assert all(torch.equal(found[k], each[k]) for k in (2, 3, 4, 5))
+    assert own.leaders == list(range(6))
+
+
+def test_random_scores_of_a_shared_gate_are_one_draw_and_no_mean():
+    method = sharing(0, score="random")
+    torch.manual_seed(3)
+    found = method.tables(method.event_scores())
+    torch.manual_seed(3)
+    drawn = method.tables(torch.rand(len(method.scores), dtype=torch.float64))
+    assert all(torch.equal(found[k], drawn[k if k != 1 else 0]) for k in range(6))
+
+
+def test_a_shared_gate_counts_in_each_of_its_cells():
+    method = sharing(0, cells=9, budget={"kind": "gates", "value": 0.7}, **CONSTANT)
+    assert method.leaders == [0, 0, 0, 3, 4, 4, 6, 7, 7]
+    first, second, third = (method.tables(method.uses)[k].unique().tolist() for k in (0, 1, 3))
+    assert (first, second, third) == ([3], [0], [1])
+    assert int(method.uses.sum()) == len(method.uses)
+    advance(method, 0, LAST * STEPS)
+    gone = len(method.uses) - sum(method.count_open().values())
+    wanted = method.events[-1]["target"]
+    assert wanted == math.ceil(round(0.3 * len(method.uses), 6))
+    assert wanted <= gone < 1.2 * wanted, "what closes in their wake counts"
+    assert sum(method.events[0]["removed"].values()) >= wanted / method.events_planned
+
+
+def test_shared_costs_are_those_of_all_cells():
+    method = sharing(1, cost_weight=True)
+    for table in method.open[:2]:  # one skip a node, which all that reads the cell hangs on
+        table[:] = False
+        table[[0, 2, 5, 9], SKIP] = True
+    costs = method.space.costs(method.open, FORM, method.setting.common)
+    by, scores = method.tables(method.ranking()), method.tables(method.scores)
+    assert not torch.equal(costs[0], costs[1])
+    torch.testing.assert_close(by[0] * (costs[0] + costs[1]), scores[0] + scores[1])
+    assert torch.equal(by[0], by[1])
+
+
+def test_the_distance_of_shared_masks_is_zero():
+    state = json.loads(json.dumps(sharing(LAST * STEPS).search_state()))
+    (found,) = tenas.derive(state, tenas.DeriveParams(rule="open", resize="topk", form="compact"), ChannelSpace())
+    assert found.notes["topology"]["jaccard"] == 0
+    wider = found.architecture.masks_at(8, 4)
+    assert wider.cells[0] == wider.cells[1]
+
+
 # --- Weights
 
 
@@ -403,6 +501,7 @@ def test_an_edge_without_channels_does_not_run_and_the_search_gets_cheaper():
         ({"prune_every": 5}, "prune_every is 5, but prune_epochs: 2 has only 4 iterations"),
         ({"budget": {"kind": "params", "value": 100}}, "budget.value is 100 params, but with skip_mode: gated"),
         ({"budget": {"kind": "macs", "value": 4000}}, "is 4000 macs, but with"),
+        ({"masks": "stage"}, "masks is stage, but no stage of 3 cells has two normal ones"),
         ({"mid_gates": False}, "mid_gates: false no network of 3 cells and 2 channels is below 3825"),
     ],
 )
@@ -454,8 +553,10 @@ def test_a_search_leaves_what_its_events_did_and_derive_what_it_found():
         assert not torch.tensor(scores)[~table].any()
 
     for resize in ("refuse", "repeat", "topk"):
-        (found,) = tenas.derive(state, tenas.DeriveParams(rule="open", resize=resize), ChannelSpace())
+        form = "masked" if resize == "repeat" else "compact"
+        (found,) = tenas.derive(state, tenas.DeriveParams(rule="open", resize=resize, form=form), ChannelSpace())
         assert found.architecture.masks == masks_of(method)
+        assert found.architecture.form == form
         assert (found.architecture.resize, found.architecture.scores is None) == (resize, resize != "topk")
         assert found.notes["sizes"] == sizes
         assert len(found.notes["topology"]["edges"]) == 3

@@ -61,6 +61,12 @@ def write_study(tmp_path):
     return Disk(RUNS, tmp_path / "runs", tmp_path / "prepared" / "spec.json", tmp_path / "report")
 
 
+def notes_of(name):
+    """`eps=0.1` was found with that, `eps=0.1-random_matched` is its control."""
+    eps, _, control = name.removeprefix("eps=").partition("-")
+    return {"eps": float(eps), **({"control": control} if control else {})} if name.startswith("eps=") else {}
+
+
 def write_trial(folder, key, method, seed, found=None, counted=None):
     """Every record of one trial; `found` as in FOUND."""
     found = found or FOUND[key]
@@ -72,7 +78,7 @@ def write_trial(folder, key, method, seed, found=None, counted=None):
     write_json(folder / "search.history.json", candidates() if method == "random" else epochs())
     write_json(folder / "search.cost.json", {"seconds": 100.0 * (seed + 1), "device": "cpu", "images_per_s": 900.0})
     entries = [
-        {"name": name, "id": GENOTYPES[cell].id, "architecture": GENOTYPES[cell].to_dict(), "notes": {}}
+        {"name": name, "id": GENOTYPES[cell].id, "architecture": GENOTYPES[cell].to_dict(), "notes": notes_of(name)}
         for name, cell, _ in found
     ]
     write_record(folder / "architectures.json", "architectures", {**owner, "rule": "top2", "architectures": entries})

@@ -4,20 +4,8 @@ import json
 import pytest
 
 from nas.report.collect import collect
-from nas.report.table import (
-    columns,
-    duration,
-    latex,
-    markdown,
-    notes,
-    plus_minus,
-    results_csv,
-    results_metrics,
-    span,
-    summarise,
-    table_csv,
-    tex,
-)
+from nas.report.sheet import duration, latex, markdown, plus_minus, span, tex
+from nas.report.table import columns, notes, results_csv, results_metrics, sheet, summarise, table_csv
 
 
 @pytest.fixture
@@ -51,7 +39,7 @@ def test_one_search_seed_has_a_dash_for_the_deviation_and_never_zero(disk):
     study = collect(disk.runs[:1], disk.folder, disk.spec)
     (row,) = summarise(study)
     assert row.test_error_std is None
-    assert "| 4.00 ± – |" in markdown(study, [row])
+    assert "| 4.00 ± – |" in markdown([sheet(study, [row])])
     assert json.loads(results_metrics([row]))["random"].keys() == {"test_error_mean", "n", "params_m", "macs_m"}
     assert next(csv.DictReader(table_csv([row]).splitlines()))["test_error_std"] == ""
 
@@ -100,7 +88,7 @@ def test_the_notes_state_the_noise_floor_of_one_test_run(study):
 
 
 def test_latex_has_rules_and_escapes(study):
-    text = latex(study, summarise(study))
+    text = latex([sheet(study, summarise(study))])
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
     assert r"Test error, \% &" in text
     assert r"0.100--0.140 &" in text

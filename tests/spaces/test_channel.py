@@ -7,13 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.complexity import parameters
+from nas.complexity import count, parameters
 from nas.config import Size
-from nas.contracts import ImageForm
+from nas.contracts import GateMix, ImageForm
 from nas.spaces.architecture import Architecture, ArchitectureError, ChannelArchitecture
-from nas.spaces.channel import ChannelSpace, to_gates
-from nas.spaces.channel_masks import Gates, Masks, every, uniform
+from nas.spaces.channel import ChannelSpace
+from nas.spaces.channel_cells import CompactNetwork
+from nas.spaces.channel_masked import MaskedNetwork
+from nas.spaces.channel_masks import Gates, Masks, every, uniform, widths
 from nas.spaces.channel_sizes import effective, first_halves
+from nas.spaces.channel_tables import to_gates
 from nas.spaces.channel_transfer import TransferError
 from tests.spaces.channel_samples import legal
 
@@ -55,6 +58,7 @@ def changed(cell=None, mode="gated", op=SEP, **top):
         (changed({"op": (3, "0")}), "an edge has an op without a mid channel, or a skip takes a dead channel"),
         (changed(mode="none"), "cells.0, edge 0: the skip channels are not those of skip_mode: none"),
         (changed(mode="fallback"), "cells.0, edge 0: the skip channels are not those of skip_mode: fallback"),
+        (changed(form="dense"), "form: Input should be 'compact' or 'masked'"),
         (changed(mode="gate"), "skip_mode: Input should be 'gated', 'fallback' or 'none'"),
         (changed(resize="topk"), "'scores' are required with resize: topk"),
         (changed(resize="topk", scores=[[[[1.0]]]]), "'scores' have not the shape of the gates"),
@@ -166,9 +170,58 @@ def test_the_drawing_of_a_cell_says_what_each_edge_keeps():
     assert len(second.edges) == 14 + 4
 
 
-def test_the_stem_of_imagenet_is_refused_before_anything_is_counted_wrongly():
-    size = Size(cells=3, channels=2, stem="imagenet")
-    with pytest.raises(ArchitectureError, match="stem is 'imagenet', but channel has that of 'cifar' alone"):
-        SPACE.supernet(FORM, size)
-    with pytest.raises(ArchitectureError, match="set stem: cifar"):
-        SPACE.network(SPACE.random(torch.Generator().manual_seed(0)), FORM, size, auxiliary=False)
+# --- The stem of ImageNet
+
+
+def test_the_sizes_of_the_notes_on_imagenet():
+    form, size = ImageForm(3, 224, 224, 1000), Size(cells=14, channels=48, stem="imagenet")
+    wires = uniform(SEP, 14, 48, lambda w: Gates(0, 0, every(w)))
+    assert effective(wires, form, "imagenet").params == 2_427_232
+    gates = SPACE.every_gate(size)
+    compact, masked = SPACE.sizes(gates, form, size)
+    assert compact.params == masked.params == 9_639_136
+    assert ChannelSpace("dil_conv_3x3").sizes(gates, form, size)[0].params == 6_033_184
+    assert first_halves(uniform(SEP, 14, 48), form, "imagenet") == 6_033_184
+    assert ChannelSpace("conv_3x3").sizes(gates, form, size)[0].params == 2_427_232 + 30_237_312
+    assert sum(int(table[:, 0].sum()) for table in gates) == 22_848
+    assert SPACE.smallest(form, size, "fallback", mid_gates=True).params == 2_427_232
+    assert SPACE.smallest(form, size, "gated", mid_gates=False).params == 6_033_184
+    with torch.device("meta"):
+        assert parameters(SPACE.supernet(form, size, affine=True)) == 9_639_136
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (37, 29)])
+def test_everything_is_counted_with_the_stem_that_the_size_names(shape):
+    form, size = ImageForm(3, shape[0], shape[1], 10), Size(cells=3, channels=4, stem="imagenet")
+    drawn = SPACE.random(torch.Generator().manual_seed(0), size)
+    built = count(lambda: SPACE.network(drawn, form, size, auxiliary=False), form.shape)
+    compact, masked = SPACE.sizes(to_gates(drawn.masks), form, size)
+    assert built == compact == SPACE.count(drawn, form, size)
+    assert compact.params < masked.params
+    mix = GateMix([torch.ones(14, 3, w, device="meta") for w in widths(3, 4)])
+    whole = count(lambda: SPACE.supernet(form, size, affine=True), form.shape, mix)
+    assert SPACE.supernet_macs(form, size) == whole.macs
+    assert SPACE.sizes(SPACE.every_gate(size), form, size) == (whole, whole)
+    for mode in ("gated", "none"):
+        assert SPACE.smallest(form, size, mode, mid_gates=True).params < compact.params
+
+
+# --- What is retrained
+
+
+def test_the_form_of_retraining_is_part_of_the_record_and_of_its_id():
+    masks = uniform(SEP, 3, 2)
+    compact, masked = (ChannelArchitecture.of(masks, "gated", form=form) for form in ("compact", "masked"))
+    assert compact.id != masked.id
+    assert Architecture.from_dict(masked.to_dict()) == masked
+    size = SIZES[0]
+    assert SPACE.count(compact, FORM, size) == SPACE.count(masked, FORM, size)
+    kinds = [
+        [type(build(record, FORM, size, auxiliary=True)) for build in (SPACE.trainee, SPACE.network)]
+        for record in (compact, masked)
+    ]
+    assert kinds == [[CompactNetwork, CompactNetwork], [MaskedNetwork, CompactNetwork]]
+    same = SPACE.trainee(compact, FORM, size, auxiliary=True)
+    assert SPACE.trained(same) is same
+    with pytest.raises(TransferError, match="asked for are 5 and 4"):
+        SPACE.trainee(masked, FORM, SIZES[1], auxiliary=False)

@@ -8,15 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.functional import cross_entropy
 
 from nas.complexity import count, parameters
 from nas.config import Size
 from nas.contracts import GateMix, ImageForm
-from nas.spaces.channel import ChannelSpace, to_gates, to_masks
+from nas.spaces.channel import ChannelSpace
 from nas.spaces.channel_cells import CompactNetwork, Edge, GatedCell, GatedNetwork, compacted, gated_norm, wires
 from nas.spaces.channel_masks import Gates, every, live, uniform
 from nas.spaces.channel_sizes import OPERATIONS, effective, nominal
+from nas.spaces.channel_tables import to_gates, to_masks
 from nas.spaces.topology import EDGES
 from tests.spaces.channel_samples import legal
 
@@ -31,12 +33,18 @@ def mix_of(masks, dtype=torch.float32, sparse=False):
     return GateMix([table.to(dtype) for table in to_gates(masks)], running)
 
 
-def masked_network(masks, form=FORM, seed=0):
+def size_of(masks, stem="cifar"):
+    return Size(cells=len(masks.cells), channels=masks.channels, stem=stem)
+
+
+def masked_network(masks, form=FORM, stem="cifar"):
     """With affine batch norms of random scales and statistics, in evaluation mode."""
-    torch.manual_seed(seed)
-    network = GatedNetwork(
-        form, Size(cells=len(masks.cells), channels=masks.channels, stem="cifar"), masks.op, affine=True
-    )
+    torch.manual_seed(0)
+    return shaken(GatedNetwork(form, size_of(masks, stem), masks.op, affine=True)).eval()
+
+
+def shaken(network):
+    """With random scales, shifts and statistics of its batch norms."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None
@@ -45,13 +53,13 @@ def masked_network(masks, form=FORM, seed=0):
             module.running_var.uniform_(0.5, 2)
             nn.init.normal_(module.weight)
             nn.init.normal_(module.bias)
-    return network.eval()
+    return network
 
 
-def assert_compact_is_masked(masks, form, images):
-    network = masked_network(masks, form)
-    compact = compacted(network, masks, form)
-    assert parameters(compact) == effective(masks, form).params
+def assert_compact_is_masked(masks, form, images, stem="cifar"):
+    network = masked_network(masks, form, stem)
+    compact = compacted(network, masks, form, size_of(masks, stem))
+    assert parameters(compact) == effective(masks, form, stem).params
     for training in (False, True):  # by the batch's statistics too, which are those of every channel by itself
         expected = network.train(training)(images, mix_of(masks))
         assert expected.abs().max() > 0.1
@@ -79,11 +87,18 @@ def test_the_compact_network_is_the_masked_one_with_fallback(masks):
     assert_compact_is_masked(masks, FORM, DIGITS)
 
 
+@settings(max_examples=6, deadline=None)
+@given(legal(), st.sampled_from([(32, 32), (37, 29)]))
+def test_the_compact_network_is_the_masked_one_behind_the_stem_of_imagenet(masks, shape):
+    form = ImageForm(1, shape[0], shape[1], 10)
+    assert_compact_is_masked(masks, form, F.interpolate(DIGITS, shape, mode="bilinear"), "imagenet")
+
+
 @settings(max_examples=8, deadline=None)
 @given(legal(cells=5, channels=4), st.sampled_from([(8, 8), (9, 6)]))
 def test_the_formulas_count_the_compact_network(masks, shape):
     form = ImageForm(3, shape[0], shape[1], 10)
-    found = count(lambda: CompactNetwork(masks, form, auxiliary=False), form.shape)
+    found = count(lambda: CompactNetwork(masks, form, size_of(masks), auxiliary=False), form.shape)
     assert (found.params, found.macs) == effective(masks, form)
 
 
@@ -214,11 +229,26 @@ def test_an_edge_that_does_not_run_gets_no_gradient():
 # --- The compact network in training
 
 
+@settings(max_examples=5, deadline=None)
+@given(legal(cells=5, channels=4))
+def test_maps_stay_in_channels_last(masks):
+    """In another layout every kernel behind would be a slow one."""
+    network: Any = CompactNetwork(masks, FORM, size_of(masks), auxiliary=False).to(memory_format=torch.channels_last)
+    seen: list[Any] = []
+    for cell in network.cells:
+        cell.register_forward_hook(lambda _, given, found: seen.extend([*given[:2], found]))
+        for part in [*cell.edges.values(), *cell.places.values(), *cell.skips.values()]:
+            part.register_forward_hook(lambda _, given, found: seen.append(found))
+    network(DIGITS.contiguous(memory_format=torch.channels_last))
+    assert len(seen) >= 5 * (3 + 4)
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)
+
+
 def test_drop_path_acts_on_operations_alone():
     torch.manual_seed(0)
     wired = uniform("sep_conv_3x3", 3, 2, lambda w: Gates(0, 0, every(w)))
     for masks, moved in ((wired, False), (uniform("sep_conv_3x3", 3, 2), True)):
-        network = CompactNetwork(masks, FORM, auxiliary=False).train()
+        network = CompactNetwork(masks, FORM, size_of(masks), auxiliary=False).train()
         plain = network(DIGITS)[0]
         network.drop_path = 0.5
         assert torch.equal(network(DIGITS)[0], plain) != moved
@@ -229,7 +259,7 @@ def test_drop_path_acts_on_operations_alone():
 @settings(max_examples=5, deadline=None)
 @given(legal(cells=5, channels=4))
 def test_the_auxiliary_head_reads_dead_channels_as_zeros(masks):
-    network: Any = CompactNetwork(masks, FORM, auxiliary=True).train()
+    network: Any = CompactNetwork(masks, FORM, size_of(masks), auxiliary=True).train()
     seen: list[Any] = []
     network.auxiliary.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     logits, auxiliary = network(DIGITS)

@@ -61,10 +61,10 @@ def test_every_space_of_gates_trains_a_step_of_its_supernet_by_a_gate_mix(name):
     train_a_step(network, lambda: network(IMAGES, GateMix(tables)))
     assert all(table.grad is not None and table.grad.abs().sum() > 0 for table in tables)
     assert all(map(torch.equal, space.closed(gates), gates))
-    compact, masked = space.sizes(gates, FORM)
+    compact, masked = space.sizes(gates, FORM, SIZE)
     assert compact == masked
     assert compact.macs == space.supernet_macs(FORM, SIZE)
-    assert [cost.shape for cost in space.costs(gates, FORM)] == [table.shape for table in gates]
+    assert [cost.shape for cost in space.costs(gates, FORM, SIZE)] == [table.shape for table in gates]
     assert space.statistics(space.architecture(gates, "gated"))
 
 

@@ -1,13 +1,17 @@
+import io
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from nas.contracts import ImageForm
 from nas.data.dataset import Stream, load_split
+from nas.spaces.architecture import ChannelArchitecture
+from nas.spaces.channel_masks import Gates, every, uniform
 from nas.spaces.genotypes import GENOTYPES
 from nas.spaces.registry import get_space
 from nas.training.loop import run
-from nas.training.retrain import load_weights, measure, save_weights
+from nas.training.retrain import RetrainJob, load_weights, measure, save_weights
 
 FORM = ImageForm(1, 8, 8, 10)
 
@@ -32,6 +36,59 @@ def test_saved_weights_measure_as_before_and_hold_no_auxiliary_head(
     again = tmp_path / "again.safetensors"
     save_weights(network, again)
     assert again.read_bytes() == path.read_bytes()
+
+
+@pytest.fixture
+def masked_job(config, prepared):
+    """A retraining of channel masks in their masked form, from its start."""
+    data = load_split(prepared, "retrain", torch.device("cpu"))
+    masks = uniform("sep_conv_3x3", 3, 2, lambda w: Gates(1, 1, every(w)))
+    architecture = ChannelArchitecture.of(masks, "gated", form="masked")
+
+    def build():
+        space = get_space("channel")
+        return RetrainJob(config.retrain, space, architecture, "tenas-0 main", 0, data, FORM, "float32")
+
+    return build
+
+
+def test_a_masked_retraining_leaves_the_weights_of_the_compact_network(
+    masked_job, config, prepared, checkpoint, tmp_path
+):
+    job, path = masked_job(), tmp_path / "main-0.safetensors"
+    begun = {name: value.clone() for name, value in job.result().state_dict().items()}
+    assert run(job, checkpoint, lambda row: None).history[-1]["drop_path"] > 0
+    save_weights(job.result(), path)
+    assert not torch.equal(load_file(path)["classifier.weight"], begun["classifier.weight"])
+
+    architecture = ChannelArchitecture.of(uniform("sep_conv_3x3", 3, 2, lambda w: Gates(1, 1, every(w))), "gated")
+    compact = get_space("channel").network(architecture, FORM, config.retrain, auxiliary=False)
+    load_weights(compact, path)
+    test = Stream(load_split(prepared, "test", torch.device("cpu")), 8, None, 0)
+    assert measure(compact, test.epoch(0)) == pytest.approx(measure(job.network, test.epoch(0)), rel=1e-5)
+
+
+def test_a_masked_retraining_goes_on_with_the_same_bits(masked_job):
+    def steps(job, first, last):
+        for count in range(first, last):
+            epoch, step = divmod(count, job.steps)
+            if step == 0:
+                job.start_epoch(epoch)
+            job.step(epoch, step)
+
+    whole, first, again = masked_job(), masked_job(), masked_job()
+    torch.manual_seed(0)
+    steps(whole, 0, whole.steps + 2)
+    torch.manual_seed(0)
+    steps(first, 0, whole.steps + 1)
+    state = io.BytesIO()
+    torch.save(first.state_dict(), state)
+    state.seek(0)
+    again.load_state_dict(torch.load(state, weights_only=True))
+    steps(again, whole.steps + 1, whole.steps + 2)
+    assert again.network.drop_path > 0
+    expected = whole.network.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in again.network.state_dict().items())
 
 
 def test_measuring_changes_nothing(retrain_job, prepared):

@@ -1,0 +1,132 @@
+"""python -m bench.channels: what compact kernels are worth beside masked ones, on one CPU thread.
+
+Both forms of the same channel masks: images per second, and how many times faster the compact one is, from interleaved
+runs of an evaluation and of a training step, at the budgets of presets/ablations/tenas-budget.yaml. It prints and keeps
+nothing. The masks are random, so hardly an edge loses all its channels; a search may delete edges, which neither form
+computes.
+"""
+
+from collections.abc import Callable
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from bench.measure import interleaved, ratios, spread
+from bench.work import COMMON, Step, Work
+from nas.engine import place
+from nas.methods.tenas import shortest
+from nas.spaces.architecture import ChannelArchitecture
+from nas.spaces.channel import ChannelSpace
+from nas.spaces.channel_masks import Masks
+from nas.spaces.channel_sizes import effective
+from nas.spaces.channel_tables import to_masks
+
+SHARES = (1.5 / 7.2, 3.0 / 7.2, 4.5 / 7.2)  # of the supernet's parameters: 1.5, 3 and 4.5 M at 20 cells, 36 channels
+FORMS = ("masked", "compact")
+CUTS = 1000
+SPACE = ChannelSpace()
+
+
+def random_masks(share: float, work: Work) -> Masks:
+    """Gates closed in random order until the compact network has this share of the supernet's parameters."""
+    generator = torch.Generator().manual_seed(0)
+    turns = [torch.rand(table.shape, generator=generator) for table in SPACE.every_gate(work.size)]
+    for table in turns:
+        table[[edges[0] for edges in SPACE.feeding], 2, 0] = 1.0  # a skip into each node stays
+
+    def left(cut: int) -> list[Tensor]:
+        return SPACE.closed([table >= cut / CUTS for table in turns])
+
+    def params(cut: int) -> int:
+        return SPACE.sizes(left(cut), work.form, work.size)[0].params
+
+    whole = params(0)
+    cut = shortest(CUTS, lambda cut: params(cut) <= share * whole)
+    assert cut is not None, f"no masks of {work.size} have {share:.2f} of the parameters"
+    return to_masks(left(cut), SPACE.op)
+
+
+def evaluation(form: str, masks: Masks, work: Work) -> Step:
+    """A forward pass; it gives the logits."""
+    network, images, _ = built(form, masks, work, auxiliary=False)
+    network.eval()
+
+    def step() -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = network(images)[0]
+        return logits
+
+    return step
+
+
+def training(form: str, masks: Masks, work: Work) -> Step:
+    """A step of retraining, with auxiliary head and drop path; it gives the loss."""
+    network, images, labels = built(form, masks, work, auxiliary=True)
+    network.train()
+    setattr(network, "drop_path", 0.1)  # noqa: B010 (a module's attribute has no type)
+    weights = list(network.parameters())
+    optimiser = torch.optim.SGD(
+        weights, COMMON["lr"], COMMON["momentum"], weight_decay=COMMON["weight_decay"], foreach=True
+    )
+
+    def step() -> Tensor:
+        logits, auxiliary = network(images)
+        loss = cross_entropy(logits, labels) + 0.4 * cross_entropy(auxiliary, labels)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, COMMON["clip"])
+        optimiser.step()
+        return loss.detach()
+
+    return step
+
+
+def built(form: str, masks: Masks, work: Work, auxiliary: bool) -> tuple[nn.Module, Tensor, Tensor]:
+    """What retraining of this form trains, on its device, and a batch."""
+    torch.manual_seed(0)
+    architecture = ChannelArchitecture.of(masks, "gated", form=form)
+    network = SPACE.trainee(architecture, work.form, work.size, auxiliary)
+    return place(network, torch.device(work.device), "float32"), *work.batches(torch.channels_last)
+
+
+RUNS: dict[str, Callable[[str, Masks, Work], Step]] = {"evaluation": evaluation, "training step": training}
+
+
+def rows(masks: Masks, work: Work, repeats: int) -> list[list[str]]:
+    """Per kind of run: its name, images per second of both forms, times faster; medians, with least and most."""
+    found = []
+    for name, build in RUNS.items():
+        times = interleaved({form: build(form, masks, work) for form in FORMS}, work.device, repeats)
+        rates = [spread([work.batch / t for t in times[form]])["median"] for form in FORMS]
+        times_faster = ratios(times, *FORMS)
+        low, middle, high = (times_faster[key] for key in ("min", "median", "max"))
+        found.append([name, *(f"{rate:.1f}" for rate in rates), f"{middle:.2f} ({low:.2f} to {high:.2f})"])
+    return found
+
+
+def main(
+    cells: int = typer.Option(20, min=3),
+    channels: int = typer.Option(36, min=2),
+    batch: int = typer.Option(16, min=2),
+    repeats: int = typer.Option(5, min=1, help="Rounds of interleaved runs."),
+) -> None:
+    """Measure and print."""
+    torch.set_num_threads(1)
+    work = Work("cpu", batch, channels, cells)
+    titles = ("params", "multiply-adds", "run", *(f"{form}, images/s" for form in FORMS), "compact is faster by")
+    title = f"{cells} cells, {channels} channels, batch {batch}, one thread, torch {torch.__version__}"
+    table = Table(*titles, title=title)
+    for share in SHARES:
+        masks = random_masks(share, work)
+        size = effective(masks, work.form)
+        for row in rows(masks, work, repeats):
+            table.add_row(f"{size.params / 1e6:.2f} M", f"{size.macs / 1e6:.0f} M", *row)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,173 @@
+"""Trials that found architectures of several complexities: how good each set is, and what it cost to find."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean, stdev
+
+from nas.report.collect import Found, Study, Tested, Trial
+from nas.report.sheet import DASH, Sheet, duration, plus_minus
+
+MARGIN = 1.1  # of the largest network: its sizes are the corner that areas are measured from
+Point = tuple[float, float]  # size, error: less is better
+BACKWARD = 3  # forward passes that a forward and a backward pass cost
+
+
+@dataclass(frozen=True)
+class Front:
+    """A method's sets, or those of one of its controls: one of a trial, its members told apart by their eps.
+
+    Hypervolumes are means and deviations (n - 1) over search seeds, in percent of the area between no parameters (or
+    multiply-adds) and no error on one side, MARGIN times the largest network of all fronts and the error of chance on
+    the other. `falls` of `pairs`: neighbours in eps of which the larger eps has fewer parameters. `passes`: images that
+    one search sent forward, one that went backward too counting thrice, millions; None where it did not count, or for a
+    control.
+    """
+
+    label: str
+    searches: int
+    networks: int
+    params_area: float
+    params_area_std: float | None
+    macs_area: float
+    macs_area_std: float | None
+    falls: int
+    pairs: int
+    passes_m: float | None
+    seconds: float | None
+
+    @property
+    def metrics(self) -> dict[str, float | int]:
+        """What holds no clock."""
+        deviations = {"params_area_std": self.params_area_std, "macs_area_std": self.macs_area_std}
+        return {
+            "params_area_mean": round(self.params_area, 4),
+            "macs_area_mean": round(self.macs_area, 4),
+            **{name: round(value, 4) for name, value in deviations.items() if value is not None},
+            "n": self.searches,
+            "falls": self.falls,
+            "pairs": self.pairs,
+        }
+
+
+Set = list[tuple[float, list[Tested]]]  # eps, its retrained networks; eps grows
+
+
+def sets(study: Study) -> dict[tuple[str, str], list[tuple[Trial, Set]]]:
+    """(method, control or nothing) -> the sets of its trials, those of one member left out."""
+    found: dict[tuple[str, str], list[tuple[Trial, Set]]] = {}
+    for trial in study.trials:
+        for control in dict.fromkeys(one.control for one in trial.found):
+            members = [(one.eps, tested(trial, one)) for one in trial.found if one.eps is not None]
+            own = {one.name for one in trial.found if one.control == control}
+            members = [(eps, results) for eps, results in members if results[0].name in own]
+            if len(members) > 1:
+                found.setdefault((trial.method, control), []).append((trial, sorted(members, key=lambda m: m[0])))
+    return found
+
+
+def tested(trial: Trial, found: Found) -> list[Tested]:
+    return [one for one in trial.results if one.name == found.name]
+
+
+def fronts(study: Study) -> list[Front]:
+    """In the order of the trials; empty where every trial found one architecture."""
+    groups = sets(study)
+    every = [results for group in groups.values() for _, members in group for _, results in members]
+    if not every:
+        return []
+    chance = 100 * (1 - 1 / study.data.classes)
+    params = MARGIN * max(one.params_m for results in every for one in results)
+    macs = MARGIN * max(one.macs_m for results in every for one in results)
+    return [_front(key, group, (params, chance), (macs, chance)) for key, group in groups.items()]
+
+
+def _front(key: tuple[str, str], group: Sequence[tuple[Trial, Set]], params: Point, macs: Point) -> Front:
+    method, control = key
+    by_params = [area([_point(r, lambda one: one.params_m) for _, r in members], params) for _, members in group]
+    by_macs = [area([_point(r, lambda one: one.macs_m) for _, r in members], macs) for _, members in group]
+    steps = [
+        _point(large, lambda one: one.params_m)[0] > _point(small, lambda one: one.params_m)[0]
+        for _, members in group
+        for (_, large), (_, small) in pairwise(members)
+    ]
+    passes = [counted_passes(trial) for trial, _ in group]
+    known = [value for value in passes if value is not None]
+    return Front(
+        label=f"{method} {control}".strip(),
+        searches=len(group),
+        networks=len(group[0][1]),
+        params_area=fmean(by_params),
+        params_area_std=stdev(by_params) if len(by_params) > 1 else None,
+        macs_area=fmean(by_macs),
+        macs_area_std=stdev(by_macs) if len(by_macs) > 1 else None,
+        falls=sum(steps),
+        pairs=len(steps),
+        passes_m=fmean(known) if len(known) == len(group) and not control else None,
+        seconds=None if control else fmean(trial.search_cost.seconds for trial, _ in group),
+    )
+
+
+def _point(results: Sequence[Tested], size: Callable[[Tested], float]) -> Point:
+    return fmean(size(one) for one in results), fmean(one.test_error for one in results)
+
+
+def counted_passes(trial: Trial) -> float | None:
+    """Millions of images that the search sent forward; one that went backward too counts thrice."""
+    counted = trial.counted
+    if "train_images" not in counted:
+        return None
+    both = counted["train_images"] + counted.get("valid_images", 0)
+    return (BACKWARD * both + counted.get("judged_images", 0)) / 1e6
+
+
+def area(points: Sequence[Point], corner: Point) -> float:
+    """Percent of the rectangle from the origin to the corner that lies beyond some point (the hypervolume)."""
+    covered, ceiling = 0.0, corner[1]
+    for size, error in sorted(points):
+        if size < corner[0] and error < ceiling:
+            covered += (corner[0] - size) * (ceiling - error)
+            ceiling = error
+    return 100 * covered / (corner[0] * corner[1])
+
+
+COLUMNS: dict[str, Callable[[Front], str]] = {
+    "Front": lambda f: f.label,
+    "Searches": lambda f: str(f.searches),
+    "Networks each": lambda f: str(f.networks),
+    "Area by params, %": lambda f: plus_minus(f.params_area, f.params_area_std),
+    "Area by multiply-adds, %": lambda f: plus_minus(f.macs_area, f.macs_area_std),
+    "Size falls with eps": lambda f: f"{f.falls} of {f.pairs}",
+    "Passes, 10⁶ images": lambda f: DASH if f.passes_m is None else f"{f.passes_m:.3g}",
+    "Search cost": lambda f: DASH if f.seconds is None else duration(f.seconds),
+}
+
+
+def sheet(found: Sequence[Front]) -> Sheet:
+    texts = [list(COLUMNS), *([text(one) for text in COLUMNS.values()] for one in found)]
+    return Sheet(texts, [title != "Front" for title in COLUMNS], notes(found))
+
+
+def notes(found: Sequence[Front]) -> list[str]:
+    return [
+        "A front is the set of networks, of growing eps, that one trial found. Area (hypervolume): how much of the "
+        f"rectangle between nothing and {MARGIN} times the largest network, at the error of chance, lies beyond some "
+        "network of the set, in percent; more is better. Mean ± standard deviation over search seeds.",
+        "Size falls with eps: in how many pairs of neighbours the larger eps has fewer parameters. Passes: images that "
+        f"the search sent forward, one that went backward too counting {BACKWARD} times. A control has no search of "
+        "its own.",
+        *ratios(found),
+    ]
+
+
+def ratios(found: Sequence[Front]) -> Iterator[str]:
+    """Every front against the one whose search cost most passes."""
+    searched = [(one, one.passes_m, one.seconds) for one in found if one.passes_m and one.seconds]
+    if len(searched) > 1:
+        dearest, most, longest = max(searched, key=lambda entry: entry[1])
+        for one, passes, seconds in searched:
+            if one is not dearest:
+                yield (
+                    f"One search of {one.label} costs {passes / most:.2f} of the passes of {dearest.label}, and "
+                    f"{seconds / longest:.2f} of its time."
+                )

@@ -1,0 +1,90 @@
+"""Tables as texts, and the forms that they are written in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+DASH = "–"  # stands where there is nothing to state
+TEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "{": r"\{",
+        "}": r"\}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "−": "$-$",
+        DASH: "--",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table: titles, then one list of texts per row; `right` says which columns stand to the right."""
+
+    cells: Sequence[Sequence[str]]
+    right: Sequence[bool]
+    notes: Sequence[str]  # what a reader must know to use it, one sentence or two each
+
+
+def plus_minus(mean: float, std: float | None) -> str:
+    return f"{mean:.2f} ± {DASH if std is None else format(std, '.2f')}"
+
+
+def span(mean: float, low: float, high: float, digits: int) -> str:
+    """The mean; lowest–highest when they differ in what is shown."""
+    first, last = f"{low:.{digits}f}", f"{high:.{digits}f}"
+    return f"{mean:.{digits}f}" if first == last else f"{first}{DASH}{last}"
+
+
+def duration(seconds: float) -> str:
+    """12.3 s, 4.5 min or 6.7 h: the largest unit that leaves at least 1.5 of it."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def markdown(sheets: Sequence[Sheet]) -> str:
+    return "\n".join(
+        "\n".join([*pipes(sheet.cells, sheet.right), "", *(f"- {note}" for note in sheet.notes)]) + "\n"
+        for sheet in sheets
+    )
+
+
+def pipes(texts: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
+    """The lines of a Markdown table; the titles come first, and `right` says which columns stand to the right."""
+    header, *body = [[text.replace("|", r"\|") for text in line] for line in texts]
+    rule = ["---:" if aligned else ":---" for aligned in right]
+    return ["| " + " | ".join(line) + " |" for line in (header, rule, *body)]
+
+
+def latex(sheets: Sequence[Sheet]) -> str:
+    """Each a booktabs tabular with its notes below, to be put into a table environment."""
+    return "\n".join([r"% needs \usepackage{booktabs}", *(line for sheet in sheets for line in tabular(sheet)), ""])
+
+
+def tabular(sheet: Sheet) -> list[str]:
+    header, *body = [" & ".join(tex(text) for text in line) + r" \\" for line in sheet.cells]
+    layout = "".join("r" if right else "l" for right in sheet.right)
+    return [
+        rf"\begin{{tabular}}{{{layout}}}",
+        r"\toprule",
+        header,
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(rf"\par\smallskip{{\footnotesize {tex(note)}\par}}" for note in sheet.notes),
+    ]
+
+
+def tex(text: str) -> str:
+    """Plain text as LaTeX shows it unchanged."""
+    return text.translate(TEX).replace("¹²", "$^{12}$").replace("⁶", "$^{6}$")

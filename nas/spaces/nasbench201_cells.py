@@ -1,0 +1,252 @@
+"""Cells of NAS-Bench-201, the supernet of mixed edges, and the network of a found cell.
+
+Source: Dong and Yang 2020, arXiv 2001.00326; D-X-Y/AutoDL-Projects (MIT), cell_operations.py, tiny_network.py and
+search_model_darts.py. Ours: a supernet normalises by the batch everywhere behind its stem, odd maps are rounded up, and
+the network can have the auxiliary head of the shared recipe, which the benchmark's has not.
+
+Shape legend: B batch, C width of the stage, H x W its map, E = 6 edges, O = 5 operations.
+A cell maps [B, C, H, W] to itself; a residual block to [B, 2C, ceil(H/2), ceil(W/2)]. A network is three stages of N
+cells each, at C, 2C and 4C, with a residual block between them.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nas.config import Size
+from nas.contracts import ImageForm, Mix, SoftMix
+from nas.spaces import kernels
+from nas.spaces.architecture import ArchitectureError
+from nas.spaces.batched import Edge, Part, _holders, _scale, _sum, _times, _weighted, batch_norm
+from nas.spaces.cells import AuxiliaryHead, check_stem, running, stem
+from nas.spaces.nasbench201_architecture import EDGES, OPERATIONS
+from nas.spaces.ops import OPS, PointwiseConv2d, Zero, drop_path, relu_conv_bn
+from nas.spaces.ops import batch_norm as norm
+
+NONE, SKIP, POOL = (OPERATIONS.index(name) for name in ("none", "skip_connect", "avg_pool_3x3"))
+OUTPUT = 3
+LEAVING = tuple([e for e, (_, pred) in enumerate(EDGES) if pred == state] for state in range(OUTPUT))
+
+
+def operation(name: str, channels: int, affine: bool) -> nn.Module:
+    """A candidate, of stride 1. No batch norm stands behind the pool, in the supernet neither."""
+    match name:
+        case "none":
+            return Zero(1)
+        case "skip_connect":
+            return nn.Identity()
+        case "nor_conv_1x1":
+            return relu_conv_bn(channels, channels, affine)
+        case "nor_conv_3x3":
+            return nn.Sequential(nn.ReLU(), conv_3x3(channels, channels, 1), norm(channels, affine))
+        case _:
+            return OPS["avg_pool_3x3"](channels, 1, affine)
+
+
+def conv_3x3(c_in: int, c_out: int, stride: int) -> nn.Module:
+    return nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False)
+
+
+class Residual(nn.Module):
+    """The block between two stages (ResNetBasicblock, stride 2); its norms have scales in a supernet, too."""
+
+    def __init__(self, channels: int, searching: bool) -> None:
+        super().__init__()
+        wide = 2 * channels
+        self.conv_a = nn.Sequential(nn.ReLU(), conv_3x3(channels, wide, 2), scaled_norm(wide, searching))
+        self.conv_b = nn.Sequential(nn.ReLU(), conv_3x3(wide, wide, 1), scaled_norm(wide, searching))
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2, 2, ceil_mode=True), PointwiseConv2d(channels, wide))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv_b(self.conv_a(x)) + self.shortcut(x)
+
+
+def scaled_norm(channels: int, searching: bool) -> nn.Module:
+    """Batch norm outside of the cells: by the batch in a supernet, of which another path runs every time."""
+    return nn.BatchNorm2d(channels, track_running_stats=not searching)
+
+
+# --- The supernet
+
+
+def live(edges: Sequence[Edge]) -> Sequence[Edge]:
+    """What of each edge adds to the output of the cell: no `none`, and nothing on the way to a node that nobody reads.
+
+    `none` adds zero; its weight acts through the others' share.
+    """
+    real = [[(op, weight) for op, weight in edge if op != NONE] for edge in edges]
+    for node in (2, 1):
+        if not any(real[e] for e in LEAVING[node]):
+            real = [[] if n == node else edge for (n, _), edge in zip(EDGES, real, strict=True)]
+    return real
+
+
+class MixedEdge(nn.Module):
+    """An edge of the supernet: the weighted sum of its candidates. Its forward is the yardstick for the batched one."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.ops = nn.ModuleList(operation(name, channels, False) for name in OPERATIONS)
+
+    def forward(self, x: Tensor, edge: Edge, skip_dropout: float) -> Tensor:
+        maps = [torch.zeros_like(x)] if not edge else []
+        for op, weight in edge:
+            y = self.ops[op](x)
+            if op == SKIP and skip_dropout and self.training:
+                y = F.dropout(y, skip_dropout)
+            maps.append(_times(y, weight))
+        return _sum(maps)
+
+
+class MixedCell(nn.Module):
+    """A cell of mixed edges; `reference` runs them one by one, as the benchmark's code does."""
+
+    def __init__(self, channels: int, reference: bool) -> None:
+        super().__init__()
+        self.reference = reference
+        self.edges = nn.ModuleList(MixedEdge(channels) for _ in EDGES)
+
+    def forward(self, x: Tensor, edges: Sequence[Edge], skip_dropout: float) -> Tensor:
+        return (self._one_by_one if self.reference else self._batched)(x, edges, skip_dropout)
+
+    def _one_by_one(self, x: Tensor, edges: Sequence[Edge], skip_dropout: float) -> Tensor:
+        states = [x]
+        for node in range(1, OUTPUT + 1):
+            incoming = [(e, pred) for e, (n, pred) in enumerate(EDGES) if n == node]
+            states.append(_sum([self.edges[e](states[pred], edges[e], skip_dropout) for e, pred in incoming]))
+        return states[-1]
+
+    def _batched(self, x: Tensor, edges: Sequence[Edge], skip_dropout: float) -> Tensor:
+        """All edges that leave a state at once, in the manner of nas/spaces/batched.py."""
+        incoming: dict[int, list[Tensor]] = defaultdict(list)
+        for state, leaving in enumerate(LEAVING):
+            y = x if state == 0 else _sum(incoming[state] or [torch.zeros_like(x)])
+            for e, part in self._leave(y, leaving, edges, skip_dropout):
+                incoming[EDGES[e][0]].append(part)
+        return _sum(incoming[OUTPUT] or [torch.zeros_like(x)])
+
+    def _leave(self, x: Tensor, leaving: Sequence[int], edges: Sequence[Edge], skip_dropout: float) -> list[Part]:
+        """The edges share the state's ReLU and its pool; one convolution serves an operation of all of them, and the
+        weight of an operation is the scale of its batch norm."""
+        mixed: Any = self.edges
+        parts: list[Part] = []
+        plain = []  # maps that are the same for every edge that holds the operation
+        relu: Tensor | None = None
+        for op, held in _holders(leaving, edges).items():
+            if op == SKIP and skip_dropout and self.training:
+                parts += [(e, _times(F.dropout(x, skip_dropout), weight)) for e, weight in held]
+            elif op in (SKIP, POOL):
+                plain.append((mixed[held[0][0]].ops[op](x), held))
+            else:
+                relu = F.relu(x) if relu is None else relu
+                kernel = torch.cat([mixed[e].ops[op][1].weight for e, _ in held])
+                y = batch_norm(convolved(relu, kernel), _scale(held, x.shape[1]))
+                parts += zip([e for e, _ in held], y.chunk(len(held), dim=1), strict=True)
+        return parts + _weighted(plain)
+
+
+def convolved(x: Tensor, kernel: Tensor) -> Tensor:
+    """x [B, C, H, W] by kernels [E C, C, k, k] with `same` padding."""
+    if kernel.shape[-1] == 1 and kernels.suit(x):
+        return kernels.pointwise(x, kernel)
+    return F.conv2d(x, kernel, padding=kernel.shape[-1] // 2)
+
+
+class Supernet(nn.Module):
+    """Every cell at once: forward(images, mix) -> logits [B, classes]."""
+
+    def __init__(self, form: ImageForm, size: Size, reference: bool = False) -> None:
+        super().__init__()
+        self.stem = stem(form.channels, size.channels)
+        self.cells = nn.ModuleList(
+            MixedCell(channels, reference) if kind == "cell" else Residual(channels, searching=True)
+            for kind, channels in layout(size)
+        )
+        self.norm = scaled_norm(4 * size.channels, searching=True)
+        self.classifier = nn.Linear(4 * size.channels, form.classes)
+
+    def forward(self, images: Tensor, mix: Mix) -> Tensor:
+        edges = live(running(mix, "cell"))
+        skip_dropout = mix.skip_dropout if isinstance(mix, SoftMix) else 0.0
+        x = self.stem(images)
+        for cell in self.cells:
+            x = cell(x, edges, skip_dropout) if isinstance(cell, MixedCell) else cell(x)
+        return self.classifier(F.relu(self.norm(x)).mean((2, 3)))
+
+
+# --- The network
+
+
+class FoundCell(nn.Module):
+    """A discrete cell; drop path on every edge but the identities."""
+
+    def __init__(self, operations: Sequence[str], channels: int) -> None:
+        super().__init__()
+        self.ops = nn.ModuleList(operation(name, channels, True) for name in operations)
+
+    def forward(self, x: Tensor, drop_probability: float) -> Tensor:
+        states = [x]
+        for node in range(1, OUTPUT + 1):
+            edges = [(e, pred) for e, (n, pred) in enumerate(EDGES) if n == node]
+            states.append(_sum([self._edge(self.ops[e], states[pred], drop_probability) for e, pred in edges]))
+        return states[-1]
+
+    def _edge(self, op: nn.Module, x: Tensor, drop_probability: float) -> Tensor:
+        drops = self.training and drop_probability > 0 and not isinstance(op, nn.Identity | Zero)
+        return drop_path(op(x), drop_probability) if drops else op(x)
+
+
+class Network(nn.Module):
+    """The network that is retrained and judged: forward(images) -> (logits, auxiliary logits or None)."""
+
+    def __init__(self, operations: Sequence[str], form: ImageForm, size: Size, auxiliary: bool) -> None:
+        super().__init__()
+        self.drop_path = 0.0  # probability, set by the training loop at each epoch
+        self.stem = stem(form.channels, size.channels)
+        kinds = list(layout(size))
+        self.cells = nn.ModuleList(
+            FoundCell(operations, channels) if kind == "cell" else Residual(channels, searching=False)
+            for kind, channels in kinds
+        )
+        wide = 4 * size.channels
+        self.auxiliary = AuxiliaryHead(wide, form.classes) if auxiliary else None  # behind the second residual block
+        self.auxiliary_after = [at for at, (kind, _) in enumerate(kinds) if kind == "residual"][1]
+        self.norm = scaled_norm(wide, searching=False)
+        self.classifier = nn.Linear(wide, form.classes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        auxiliary, x = None, self.stem(images)
+        for at, cell in enumerate(self.cells):
+            x = cell(x, self.drop_path) if isinstance(cell, FoundCell) else cell(x)
+            if self.auxiliary is not None and self.training and at == self.auxiliary_after:
+                auxiliary = self.auxiliary(x)
+        return self.classifier(F.relu(self.norm(x)).mean((2, 3))), auxiliary
+
+
+# --- Depth and width
+
+
+def stage_cells(size: Size) -> int:
+    """N, the cells of a stage. Raises ArchitectureError when the size is none of this space."""
+    check_stem(size, "nasbench201")
+    if size.cells < 5 or size.cells % 3 != 2:
+        raise ArchitectureError(
+            f"cells is {size.cells}, but nasbench201 has three stages of N cells and two residual blocks between them: "
+            "expected 3 N + 2, so 5, 8, 11, 14 or 17 (the benchmark's)"
+        )
+    return (size.cells - 2) // 3
+
+
+def layout(size: Size) -> Iterator[tuple[str, int]]:
+    """Of each cell its kind, cell or residual, and the width of its input."""
+    number, channels = stage_cells(size), size.channels
+    for stage in range(3):
+        for _ in range(number):
+            yield "cell", channels
+        if stage < 2:
+            yield "residual", channels
+            channels *= 2
