@@ -237,6 +237,6 @@ def test_both_methods_search_the_chains_of_mobile_blocks(name, eps, space):
     advance(method, 0, STEPS)
     assert not any(map(torch.equal, before, (d.table for d in method.distributions)))
     module = method_module(name)
-    found = module.derive(method.search_state(), module.DeriveParams(rule="mode"), get_space(space))
+    found = module.derive(method.search_state(), module.DeriveParams(rule="mode", controls=()), get_space(space))
     assert {derived.architecture.to_dict()["space"] for derived in found} == {space}
     assert [derived.name for derived in found] == method.labels
