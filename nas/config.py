@@ -116,10 +116,25 @@ class Data(Section):
         return self
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
 class Augment(Section):
     crop_padding: int = Field(ge=0, le=64)
+    resized_crop: Annotated[tuple[Share, Share] | None, BeforeValidator(as_tuple)]
     flip: bool
     cutout: int = Field(ge=0, le=512)
+
+    @model_validator(mode="after")
+    def one_crop(self) -> Self:
+        if self.resized_crop is None:
+            return self
+        low, high = self.resized_crop
+        if low > high:
+            raise ValueError(f"'resized_crop' is {[low, high]}: expected the smaller share of the area first")
+        if self.crop_padding:
+            raise ValueError(f"'crop_padding' is {self.crop_padding}: expected 0 beside 'resized_crop', another crop")
+        return self
 
 
 class Size(Section):
@@ -152,11 +167,22 @@ class Retrain(Size, WeightOptimiser):
     seeds: Annotated[tuple[Seed, ...], BeforeValidator(as_tuple)]  # none: no retraining, a table judges alone
     epochs: int = Field(ge=1)
     batch: int = Field(ge=2)
-    schedule: Literal["cosine"]
+    schedule: Literal["cosine", "linear", "exponential"]
+    warmup_epochs: int = Field(ge=0)
     label_smoothing: float = Field(ge=0, lt=1)
     auxiliary_weight: float = Field(ge=0)
     drop_path: float = Field(ge=0, lt=1)
     augment: Augment
+
+    @model_validator(mode="after")
+    def schedule_fits(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"'warmup_epochs' is {self.warmup_epochs}: expected less than the {self.epochs} epochs")
+        if self.schedule == "linear" and self.epochs <= 5:
+            raise ValueError(f"'epochs' is {self.epochs}: schedule linear has a tail of 5, expected more")
+        if self.schedule != "cosine" and self.lr_min:
+            raise ValueError(f"'lr_min' is {self.lr_min}: schedule {self.schedule} has no least lr, expected 0.0")
+        return self
 
 
 class TableFile(Section):

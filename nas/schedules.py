@@ -8,6 +8,27 @@ def cosine(epoch: int, epochs: int, first: float, last: float) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
+TAIL = 5  # epochs at the end of the linear schedule
+DECAY = 0.97  # from one epoch to the next of the exponential one
+
+
+def linear(epoch: int, epochs: int, first: float) -> float:
+    """lr(e) = first (E - 5 - e) / (E - 5), in the last five epochs first (E - e) / (5 (E - 5)) (P-DARTS and PC-DARTS,
+    train_imagenet.py)."""
+    left, whole = epochs - epoch, epochs - TAIL
+    return first * (left - TAIL) / whole if left > TAIL else first * left / (TAIL * whole)
+
+
+def exponential(epoch: int, first: float) -> float:
+    """lr(e) = 0.97^e first (DARTS, cnn/train_imagenet.py)."""
+    return first * DECAY**epoch
+
+
+def warmed(epoch: int, warmup: int, first: float, planned: float) -> float:
+    """first (e + 1) / warmup in the first epochs, then what is planned for the epoch (PC-DARTS, train_imagenet.py)."""
+    return first * (epoch + 1) / warmup if epoch < warmup else planned
+
+
 def drop_path(epoch: int, epochs: int, largest: float) -> float:
     """p(e) = p_max e / E, so that p(0) = 0 and p_max is never quite reached (DARTS, cnn/train.py)."""
     return largest * epoch / epochs

@@ -73,7 +73,8 @@ def test_every_section_is_frozen():
         ({"derive__dart": {}}, "'derive.dart' is not a known key. Did you mean 'darts'? Known: asng, darts, eoinas, "),
         (
             {"retrain__augment__cutuot": 3},
-            "'retrain.augment.cutuot' is not a known key. Did you mean 'cutout'? Known: crop_padding, cutout, flip.",
+            "'retrain.augment.cutuot' is not a known key. Did you mean 'cutout'? Known: crop_padding, cutout, flip, "
+            "resized_crop.",
         ),
         ({"data__splits__xyz": "train"}, "'data.splits.xyz' is not a known key. Known: retrain, search_train, "),
     ],
@@ -110,7 +111,31 @@ def test_no_key_has_a_default(key):
         ({"retrain__seeds": [2**31]}, "'retrain.seeds.0' is 2147483648: input should be less than 2147483648."),
         ({"seeds": [1, 1]}, "'seeds' is [1, 1]: a value stands twice."),
         ({"methods": ["darts", "darts"]}, "'methods' is ['darts', 'darts']: a value stands twice."),
-        ({"retrain__schedule": "step"}, "'retrain.schedule' is 'step': input should be 'cosine'."),
+        ({"retrain__warmup_epochs": 10}, "'retrain': 'warmup_epochs' is 10: expected less than the 10 epochs."),
+        (
+            {"retrain": TREE["retrain"] | {"schedule": "linear", "epochs": 5}},
+            "'retrain': 'epochs' is 5: schedule linear has a tail of 5, expected more.",
+        ),
+        (
+            {"retrain": TREE["retrain"] | {"schedule": "exponential", "lr_min": 0.1}},
+            "'retrain': 'lr_min' is 0.1: schedule exponential has no least lr, expected 0.0.",
+        ),
+        (
+            {"retrain__augment__resized_crop": [0.5, 1.0]},
+            "'retrain.augment': 'crop_padding' is 1: expected 0 beside 'resized_crop', another crop.",
+        ),
+        (
+            {"retrain__augment__resized_crop": [1.0, 0.5]},
+            "'retrain.augment': 'resized_crop' is [1.0, 0.5]: expected the smaller share of the area first.",
+        ),
+        (
+            {"retrain__augment__resized_crop": [0.0, 0.5]},
+            "'retrain.augment.resized_crop.0' is 0.0: input should be greater than 0.",
+        ),
+        (
+            {"retrain__schedule": "step"},
+            "'retrain.schedule' is 'step': input should be 'cosine', 'linear' or 'exponential'.",
+        ),
     ],
 )
 def test_an_impossible_value_is_named_with_what_is_allowed(changes, message):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.schedules import cosine, drop_path
+from nas.schedules import cosine, drop_path, exponential, linear, warmed
 
 EPOCHS = st.integers(1, 1000)
 RATES = st.floats(1e-6, 1.0)
@@ -39,3 +39,23 @@ def test_the_cosine_is_one_and_not_a_line():
     assert cosine(1, 3, 0.4, 0.0) == pytest.approx(0.3)
     assert cosine(2, 3, 0.4, 0.0) == pytest.approx(0.1)
     assert cosine(0, 7, 0.025, 0.001) == 0.025
+
+
+def test_the_line_falls_to_nothing_and_slower_in_its_last_five_epochs():
+    values = [linear(epoch, 250, 0.5) for epoch in range(250)]
+    assert values[0] == 0.5
+    assert values[1] == pytest.approx(0.5 * 244 / 245)
+    assert values[244] == pytest.approx(0.5 / 245)  # E - e = 6: the last of the line
+    assert values[245] == pytest.approx(0.5 / 245)  # E - e = 5: the tail begins at the same
+    assert values[246] == pytest.approx(0.5 * 4 / (5 * 245))
+    assert values[249] == pytest.approx(0.5 / (5 * 245))
+
+
+def test_the_exponential_loses_three_percent_an_epoch():
+    assert [exponential(epoch, 0.1) for epoch in range(3)] == pytest.approx([0.1, 0.097, 0.09409])
+
+
+def test_a_warm_up_replaces_the_first_values_and_delays_none():
+    values = [warmed(epoch, 5, 0.5, linear(epoch, 250, 0.5)) for epoch in range(7)]
+    assert values == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.5 * 240 / 245, 0.5 * 239 / 245])
+    assert warmed(0, 0, 0.5, 0.123) == 0.123

@@ -15,10 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas import config
+from nas.data import crops
+from nas.data.crops import Boxes
 from nas.data.spec import DataError, DataSpec
 from nas.records import read_record
 
-ORDER, TOP, LEFT, MIRROR, CUT_ROW, CUT_COLUMN = range(6)  # what a draw is for
+ORDER, TOP, LEFT, MIRROR, CUT_ROW, CUT_COLUMN, AREA, RATIO = range(8)  # what a draw is for
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # splitmix64's increment and multipliers, as signed numbers
 FACTORS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 
@@ -82,7 +84,7 @@ def _read_part(path: Path, part: str, spec: DataSpec) -> tuple[Tensor, Tensor]:
 
 
 def draw(*words: int | Tensor) -> Tensor:
-    """64 hashed bits, as int64, for a tuple of whole numbers and (last) a tensor of them: that tensor's shape.
+    """64 hashed bits, as int64, for a tuple of whole numbers and (last) tensors of them: the shape these broadcast to.
 
     Folds splitmix64 (Steele, Lea, Flood 2014) over the words; int64 arithmetic wraps around on every device.
     """
@@ -100,14 +102,14 @@ def _shifted(bits: Tensor, by: int) -> Tensor:
     return (bits >> by) & ((1 << (64 - by)) - 1)
 
 
-def below(bits: Tensor, limit: int) -> Tensor:
+def below(bits: Tensor, limit: int | Tensor) -> Tensor:
     """Hashed bits to whole numbers 0 .. limit - 1, uniform to within limit / 2^31."""
     return (_shifted(bits, 33) * limit) >> 31
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What an epoch does to each sample, in the order of the batches: seven tensors [N]."""
+    """What an epoch does to each sample, in the order of the batches: tensors [N]."""
 
     epoch: int
     order: Tensor  # position in the set
@@ -117,6 +119,7 @@ class _Plan:
     mirror: Tensor  # bool
     cut_row: Tensor  # centre of the square that is cut out
     cut_column: Tensor
+    boxes: Boxes | None  # that are stretched to the whole, in place of the crop of the padded image
 
 
 class Stream:
@@ -178,11 +181,27 @@ class Stream:
             mirror=below(bits(MIRROR), 2) == 1,
             cut_row=below(bits(CUT_ROW), self.height),
             cut_column=below(bits(CUT_COLUMN), self.width),
+            boxes=self._boxes(epoch, samples),
         )
 
+    def _boxes(self, epoch: int, samples: Tensor) -> Boxes | None:
+        if self.augment is None or self.augment.resized_crop is None:
+            return None
+        low, high = self.augment.resized_crop
+        tries = torch.arange(crops.TRIES, device=samples.device)[:, None]
+        area, ratio = (draw(self.seed, epoch, purpose, tries, samples) for purpose in (AREA, RATIO))
+        share = low + (high - low) * (_shifted(area, 33).double() / 2**31)
+        roots = torch.tensor(crops.ROOTS, dtype=torch.float64).to(samples.device, non_blocking=True)
+        height, width = crops.sizes(share, roots[below(ratio, len(roots))], self.height, self.width)
+        top, left = (draw(self.seed, epoch, purpose, samples) for purpose in (TOP, LEFT))
+        return Boxes(below(top, self.height + 1 - height), below(left, self.width + 1 - width), height, width)
+
     def _cropped(self, plan: _Plan, part: slice) -> Tensor:
-        """Padding, random crop and mirror as one gather of whole pixels: uint8 [B, H, W, C]."""
+        """Padding, random crop and mirror as one gather of whole pixels: uint8 [B, H, W, C]; or a resized crop."""
         assert self.augment is not None
+        if plan.boxes is not None:
+            mirror = plan.mirror[part] if self.augment.flip else None
+            return crops.stretched(self.data.images, plan.order[part], plan.boxes.part(part), mirror)
         height, width, channels = self._padded.shape[1:]
         columns = self._columns.expand(len(plan.top[part]), -1)
         if self.augment.flip:

@@ -31,7 +31,7 @@ Auto = Annotated[float, Field(gt=0)] | Literal["auto"]
 class SampledParams(Section):
     """What both methods take; the names are those of docs/methods/is-nas.md."""
 
-    space: Literal["enas", "darts", "nasbench201"]
+    space: Literal["enas", "darts", "nasbench201", "mobile", "mobile-cifar"]
     lam: int = Field(ge=1, alias="lambda")
     n_w: int = Field(ge=1)
     step: Literal["asng", "fixed"]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ Spot = tuple[float, float, float]  # centre x, centre y, width of the column
 
 
 def draw(graphs: Sequence[CellGraph], path_without_suffix: Path, title: str) -> None:
-    """Write the drawing of cells, one beside the other, as .svg and .png."""
+    """Write the drawing of cells, those of a row one beside the other, as .svg and .png."""
     with look():
         save(compose(graphs, title), path_without_suffix)
 
@@ -37,29 +37,46 @@ def compose(graphs: Sequence[CellGraph], title: str) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    cells = [_place(graph) for graph in graphs]
-    top, low = max(cell.top for cell in cells), min(cell.low for cell in cells)
-    heads = [graph.name if len(graphs) > 1 else "" for graph in graphs]
-    widths = [max(cell.width, _text_width(head, TITLE)) for cell, head in zip(cells, heads, strict=True)]
-    width = max(sum(widths) + APART * (len(cells) - 1), _text_width(title, TITLE)) + 2 * MARGIN
-    head = HEAD * (2 if len(graphs) > 1 else 1)
-    figure = Figure(figsize=(width, top - low + head + MARGIN))
+    head = HEAD if len(graphs) > 1 else 0.0  # above every row, for the names of its cells
+    rows = [[(cell, _place(cell)) for cell in row] for _, row in groupby(graphs, key=lambda graph: graph.row)]
+    tops = [max(cell.top for _, cell in row) for row in rows]
+    lows = [min(cell.low for _, cell in row) for row in rows]
+    bases = [0.0]  # the level of each row
+    for low, top in zip(lows, tops[1:], strict=False):
+        bases.append(bases[-1] + low - head - MARGIN - top)
+    width = max([_text_width(title, TITLE), *(_row_width(row, bool(head)) for row in rows)]) + 2 * MARGIN
+    top, low, above = tops[0], bases[-1] + lows[-1], head + HEAD
+    figure = Figure(figsize=(width, top - low + above + MARGIN))
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, width), ylim=(low - MARGIN, top + head))
+    axes.set(xlim=(0, width), ylim=(low - MARGIN, top + above))
     axes.set_axis_off()
-    axes.text(MARGIN, top + head - MARGIN, title, fontsize=TITLE, va="top", color=SOFT)
+    axes.text(MARGIN, top + above - MARGIN, title, fontsize=TITLE, va="top", color=SOFT)
+    for row, base, top in zip(rows, bases, tops, strict=True):
+        _draw_row(axes, row, base, base + top + HEAD - MARGIN if head else None)
+    return figure
+
+
+def _draw_row(axes: "Axes", row: "_Row", base: float, names: float | None) -> None:
+    """Cells side by side on the level `base`, their names at the height `names`."""
     left = MARGIN
-    for graph, cell, name, taken in zip(graphs, cells, heads, widths, strict=True):
-        if name:
-            axes.text(left, top + HEAD - MARGIN, name, fontsize=TITLE, va="top", color=INK)
-        spots = {slot: (left + x, y, column) for slot, (x, y, column) in cell.spots.items()}
+    for graph, cell in row:
+        if names is not None:
+            axes.text(left, names, graph.name, fontsize=TITLE, va="top", color=INK)
+        spots = {slot: (left + x, base + y, column) for slot, (x, y, column) in cell.spots.items()}
         _draw_edges(axes, graph, cell.layout, spots)
         for slot, spot in spots.items():
             if slot.kind != "pass":
                 _draw_slot(axes, graph, slot, spot)
-        left += taken + APART
-    return figure
+        left += _taken(graph, cell, names is not None) + APART
+
+
+def _taken(graph: CellGraph, cell: "_Placed", named: bool) -> float:
+    return max(cell.width, _text_width(graph.name, TITLE) if named else 0.0)
+
+
+def _row_width(row: "_Row", named: bool) -> float:
+    return sum(_taken(graph, cell, named) for graph, cell in row) + APART * (len(row) - 1)
 
 
 @dataclass(frozen=True)
@@ -77,6 +94,9 @@ class _Placed:
     @property
     def low(self) -> float:
         return min(y - HEIGHTS[slot.kind] / 2 for slot, (_, y, _) in self.spots.items())
+
+
+_Row = Sequence[tuple[CellGraph, _Placed]]
 
 
 def _place(graph: CellGraph) -> _Placed:

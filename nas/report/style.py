@@ -23,6 +23,13 @@ OPS = {  # operations of a kind share a hue: blue separable or full, green, pink
     "skip_connect": "#6b7280",
     "identity": "#6b7280",
     "none": "#d0d5db",
+    "mbconv3_3x3": "#56b4e9",  # a hue for each kernel, dark with twice the channels
+    "mbconv6_3x3": "#0072b2",
+    "mbconv3_5x5": "#5bc0a0",
+    "mbconv6_5x5": "#00785a",
+    "mbconv3_7x7": "#e5a9c9",
+    "mbconv6_7x7": "#a84d84",
+    "zero": "#d0d5db",
 }
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4b5563")  # Okabe and Ito, without yellow
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")

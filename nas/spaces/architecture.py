@@ -39,13 +39,17 @@ class ArchitectureError(ValueError):
 
 @dataclass(frozen=True)
 class CellGraph:
-    """A cell as a drawing needs it: `edges` are (from, to, label); an unlabelled edge is a plain wire."""
+    """A cell as a drawing needs it: `edges` are (from, to, label); an unlabelled edge is a plain wire.
+
+    Cells of one picture stand side by side in their `row`, and the rows below each other.
+    """
 
     name: str
     inputs: tuple[str, ...]
     nodes: tuple[str, ...]
     output: str
     edges: tuple[tuple[str, str, str], ...]
+    row: int = 0
 
 
 class Architecture(BaseModel):
@@ -388,4 +392,5 @@ class EnasArchitecture(Architecture):
         ]
 
 
-import nas.spaces.nasbench201_architecture  # noqa: E402, F401 (a record in a module of its own, known like the others)
+import nas.spaces.mobile_architecture  # noqa: E402 (records in modules of their own, known like the others)
+import nas.spaces.nasbench201_architecture  # noqa: E402, F401

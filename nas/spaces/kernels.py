@@ -2,7 +2,7 @@
 
 - A 1x1 convolution in channels-last as the matrix product that it is: half the time of oneDNN's (torch 2.15).
 - A depthwise convolution in channels-last, whose gradients avoid oneDNN's slow paths (up to ten times slower, torch
-  2.15): those of a dilated one are taken on interleaved maps, that of a 5x5 kernel column by column.
+  2.15): those of a dilated one are taken on interleaved maps, that of a kernel wider than three column by column.
 - A 1x1 convolution followed by batch norm as one matrix product: the moments of its input give the mean and variance
   of its output, so that the norm is a scale of the kernel and a bias, and its gradient is a matrix product too.
 
@@ -36,7 +36,7 @@ def pointwise(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
-    """The depthwise convolution of x [B, C, H, W] by weight [C, 1, k, k] with `same` padding, k 3 or 5.
+    """The depthwise convolution of x [B, C, H, W] by weight [C, 1, k, k] with `same` padding, k 3, 5 or 7.
 
     Dilation 1 or 2; one of 2 has stride 1.
     """
@@ -94,17 +94,31 @@ def _whole_map(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """oneDNN's fast gradient takes kernels of up to three columns, so the outer two of five are taken by themselves."""
-    if weight.shape[-1] < 5:
-        return _gradients(grad, x, weight, stride, weight.shape[-1] // 2, (False, True))[1]
-    middle = _gradients(grad, x, weight[..., 1:4], stride, (2, 1), (False, True))[1]
-    inner, skipped = x.shape[-1] - 2, 2 // stride
-    if inner <= 0:  # the outer columns see nothing but padding
-        return F.pad(middle, (1, 1))
-    columns = -(-inner // stride)
-    before = _gradients(grad[..., skipped:], x[..., :inner], weight[..., :1], stride, (2, 0), (False, True))[1]
-    after = _gradients(grad[..., :columns], x[..., 2:], weight[..., 4:], stride, (2, 0), (False, True))[1]
-    return torch.cat([before, middle, after], dim=-1)
+    """oneDNN's fast gradient takes kernels of up to three columns, so those further out are taken by themselves.
+
+    For 7x7 of stride 2 that is slower than to leave the kernel whole.
+    """
+    half = weight.shape[-1] // 2
+    if half < 2 or half * stride == 6:
+        return _gradients(grad, x, weight, stride, half, (False, True))[1]
+    middle = _gradients(grad, x, weight[..., half - 1 : half + 2], stride, (half, 1), (False, True))[1]
+    before = [_column_gradient(grad, x, weight, stride, at) for at in range(-half, -1)]
+    after = [_column_gradient(grad, x, weight, stride, at) for at in range(2, half + 1)]
+    return torch.cat([*before, middle, *after], dim=-1)
+
+
+def _column_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, at: int) -> Tensor:
+    """The gradient of the column that reads the pixels `at` columns beside the middle."""
+    half, width = weight.shape[-1] // 2, x.shape[-1]
+    column = weight[..., half + at : half + at + 1]
+    skipped = -(at // stride) if at < 0 else 0  # pixels whose neighbour lies in the padding
+    if width <= (stride * skipped if at < 0 else at):  # it sees nothing else
+        return torch.zeros_like(column)
+    if at < 0:
+        grad, x = grad[..., skipped:], x[..., stride * skipped + at : width + at]
+    else:
+        grad, x = grad[..., : -(-(width - at) // stride)], x[..., at:]
+    return _gradients(grad, x, column, stride, (half, 0), (False, True))[1]
 
 
 def _gradients(

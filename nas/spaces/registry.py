@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from nas.contracts import Space
 
-SPACES = ("darts", "layered", "channel", "enas", "nasbench201")  # nas/spaces/<name>.py
+SPACES = ("darts", "layered", "channel", "enas", "nasbench201", "mobile", "mobile-cifar")  # nas/spaces/<name>.py
 _CLASSES: dict[str, type[Space]] = {}
 T = TypeVar("T", bound=type[Space])
 

@@ -12,7 +12,7 @@ from nas.contracts import ImageForm, Space
 from nas.data.dataset import Batch, ImageSet, Stream
 from nas.engine import place
 from nas.records import replacing
-from nas.schedules import cosine, drop_path
+from nas.schedules import cosine, drop_path, exponential, linear, warmed
 from nas.tasks import Classification, Tally, judge
 from nas.training.determinism import derived_seed, seed_everything
 from nas.training.loop import Job, Row
@@ -51,7 +51,7 @@ class RetrainJob(Job):
 
     def start_epoch(self, epoch: int) -> None:
         recipe = self.recipe
-        self.optimiser.param_groups[0]["lr"] = cosine(epoch, recipe.epochs, recipe.lr, recipe.lr_min)
+        self.optimiser.param_groups[0]["lr"] = learning_rate(epoch, recipe)
         self.set_drop_path(drop_path(epoch, recipe.epochs, recipe.drop_path))
         self.network.train()
 
@@ -85,6 +85,18 @@ class RetrainJob(Job):
         self.optimiser.load_state_dict(state["optimiser"])
         self.set_drop_path(state["drop_path"])
         self.network.train()
+
+
+def learning_rate(epoch: int, recipe: Retrain) -> float:
+    """That of an epoch, from 0. A warm-up takes the place of the schedule's first values and delays none of them."""
+    match recipe.schedule:
+        case "cosine":
+            planned = cosine(epoch, recipe.epochs, recipe.lr, recipe.lr_min)
+        case "linear":
+            planned = linear(epoch, recipe.epochs, recipe.lr)
+        case "exponential":
+            planned = exponential(epoch, recipe.lr)
+    return warmed(epoch, recipe.warmup_epochs, recipe.lr, planned)
 
 
 def measure(network: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:

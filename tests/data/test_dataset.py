@@ -1,3 +1,5 @@
+import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.config import Augment
+from nas.data import crops
 from nas.data.dataset import CUT_COLUMN, CUT_ROW, LEFT, MIRROR, TOP, ImageSet, Stream, below, draw, load_split
 from nas.data.prepare import prepare
 from nas.data.spec import DataError, DataSpec
@@ -16,8 +19,8 @@ from nas.records import RecordError, write_record
 from tests.data.samples import random_arrays, saved
 
 CPU = torch.device("cpu")
-FULL = Augment(crop_padding=2, flip=True, cutout=4)
-NONE = Augment(crop_padding=0, flip=False, cutout=0)
+FULL = Augment(crop_padding=2, resized_crop=None, flip=True, cutout=4)
+NONE = Augment(crop_padding=0, resized_crop=None, flip=False, cutout=0)
 
 
 def image_set(count: int = 23, form: tuple[int, int, int] = (8, 10, 3), seed: int = 0) -> ImageSet:
@@ -154,10 +157,10 @@ def reference(data: ImageSet, position: int, augment: Augment, seed: int, epoch:
     [
         FULL,
         NONE,
-        Augment(crop_padding=3, flip=False, cutout=0),
-        Augment(crop_padding=0, flip=True, cutout=0),
-        Augment(crop_padding=0, flip=False, cutout=5),
-        Augment(crop_padding=1, flip=True, cutout=16),
+        Augment(crop_padding=3, resized_crop=None, flip=False, cutout=0),
+        Augment(crop_padding=0, resized_crop=None, flip=True, cutout=0),
+        Augment(crop_padding=0, resized_crop=None, flip=False, cutout=5),
+        Augment(crop_padding=1, resized_crop=None, flip=True, cutout=16),
     ],
 )
 def test_augmentation_equals_the_plain_one_image_at_a_time(augment, channels):
@@ -263,15 +266,85 @@ def test_a_step_outside_the_epoch_is_refused(step):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_a_gpu_gives_the_same_bits_and_is_never_waited_for():
+@pytest.mark.parametrize("augment", [FULL, Augment(crop_padding=0, resized_crop=(0.2, 0.9), flip=True, cutout=0)])
+def test_a_gpu_gives_the_same_bits_and_is_never_waited_for(augment):
     here = image_set()
     there = ImageSet(here.images.cuda(), here.labels.cuda(), here.indices.cuda(), here.spec)
-    stream = Stream(there, 6, FULL, 0)
+    stream = Stream(there, 6, augment, 0)
     torch.cuda.set_sync_debug_mode("error")
     try:
         batches = [stream.batch(0, step) for step in range(stream.steps)]
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    for batch, expected in zip(batches, Stream(here, 6, FULL, 0).epoch(0), strict=True):
+    for batch, expected in zip(batches, Stream(here, 6, augment, 0).epoch(0), strict=True):
         assert torch.equal(batch.images.cpu(), expected.images)
         assert torch.equal(batch.labels.cpu(), expected.labels)
+
+
+# resized crops
+
+
+BOXES = Augment(crop_padding=0, resized_crop=(0.2, 0.9), flip=True, cutout=0)
+
+
+def test_bits_of_a_run_without_resized_crops_are_those_from_before_there_were_any():
+    digest = hashlib.sha256()
+    for epoch in range(2):
+        for images, labels in Stream(image_set(), 6, FULL, seed=5).epoch(epoch):
+            digest.update(images.permute(0, 2, 3, 1).contiguous().numpy().tobytes() + labels.numpy().tobytes())
+    assert digest.hexdigest() == "4e2b7180e81613ae73a81823d2f2a44af879fcc997e3c8d3fb1c45a6e306f96a"
+
+
+def test_boxes_have_the_shares_and_ratios_of_the_law():
+    boxes = Stream(image_set(4000, (64, 64, 1)), 4000, BOXES, 0)._plan_of(0).boxes
+    assert boxes is not None
+    top, left, height, width = boxes
+    assert 0 <= int(top.min()) <= int((top + height).max()) <= 64
+    assert 0 <= int(left.min()) <= int((left + width).max()) <= 64
+    share, ratio = (height * width).double() / 64**2, (width.double() / height).log()
+    assert 0.18 < share.min() < 0.25
+    assert 0.8 < share.max() < 0.93
+    assert abs(ratio.mean()) < 0.01
+    assert ratio.abs().max() < math.log(4 / 3) + 0.05
+    small = ratio[share < 0.5]  # nothing is turned down there, so it is even: its deviation is that of a box
+    assert small.std() == pytest.approx(2 * math.log(4 / 3) / 12**0.5, rel=0.05)
+    assert share.mean() == pytest.approx(0.53, abs=0.04)  # wide and tall boxes of large shares do not fit
+
+
+@pytest.mark.parametrize(("height", "width", "box"), [(30, 10, (13, 10)), (10, 30, (10, 13)), (10, 12, (10, 12))])
+def test_where_no_try_fits_the_box_is_the_largest_that_the_ratios_allow(height, width, box):
+    area, root = torch.full((10, 1), 9.0, dtype=torch.float64), torch.ones(10, 1, dtype=torch.float64)
+    assert tuple(int(side) for side in crops.sizes(area, root, height, width)) == box
+    area[3], area[5] = 0.25, 0.1
+    side = round((height * width / 4) ** 0.5)
+    assert tuple(int(found) for found in crops.sizes(area, root, height, width)) == (side, side)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_resized_crop_is_torchvisions_to_a_grey_level(channels):
+    from torchvision.transforms.v2.functional import resized_crop
+
+    data = image_set(form=(20, 26, channels))
+    plan = Stream(data, 6, BOXES, seed=5)._plan_of(1)
+    assert plan.boxes is not None
+    found = crops.stretched(data.images, plan.order, plan.boxes, plan.mirror)
+    for image, at, mirror, *box in zip(found, plan.order, plan.mirror, *plan.boxes, strict=True):
+        pixels = data.images[at].permute(2, 0, 1).float()
+        expected = resized_crop(pixels, *map(int, box), [20, 26], antialias=True).permute(1, 2, 0)
+        expected = expected.flip(1) if mirror else expected
+        assert (image.double() - expected.double()).abs().max() < 0.75  # half a level of rounding, 2^-11 of a pixel
+
+
+def test_the_whole_image_as_a_box_is_the_image():
+    data, which, none = image_set(), torch.arange(23), torch.zeros(23, dtype=torch.int64)
+    whole = crops.Boxes(none, none, none + 8, none + 10)
+    assert torch.equal(crops.stretched(data.images, which, whole, None), data.images)
+
+
+def test_resized_crops_are_a_function_of_seed_epoch_and_step():
+    stream = Stream(image_set(), 5, BOXES, 1)
+    whole = [stream.batch(1, step).images for step in range(stream.steps)]
+    again = Stream(image_set(), 5, BOXES, 1)
+    assert torch.equal(again.batch(1, 3).images, whole[3])
+    assert torch.equal(torch.cat([b.images for b in Stream(image_set(), 7, BOXES, 1).epoch(1)]), torch.cat(whole))
+    assert not torch.equal(stream.batch(2, 0).images, whole[0])

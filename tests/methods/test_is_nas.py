@@ -226,3 +226,17 @@ def test_multiply_adds_are_those_of_the_paths_that_ran():
     advance(method, 0, STEPS)
     assert method.macs() == sum(spent)
     assert len(spent) == STEPS * (2 + 4)
+
+
+@pytest.mark.parametrize(("name", "eps"), [("is-nas", [0.0, 0.3]), ("asng", [0.0])])
+@pytest.mark.parametrize("space", ["mobile", "mobile-cifar"])
+def test_both_methods_search_the_chains_of_mobile_blocks(name, eps, space):
+    cells, stem = (21, "imagenet") if space == "mobile" else (16, "cifar")
+    method = build(name, method={"space": space, "eps": eps}, cells=cells, stem=stem, epochs=1)
+    before = [d.table.clone() for d in method.distributions]
+    advance(method, 0, STEPS)
+    assert not any(map(torch.equal, before, (d.table for d in method.distributions)))
+    module = method_module(name)
+    found = module.derive(method.search_state(), module.DeriveParams(rule="mode", controls=()), get_space(space))
+    assert {derived.architecture.to_dict()["space"] for derived in found} == {space}
+    assert [derived.name for derived in found] == method.labels

@@ -34,7 +34,7 @@ def assert_close(found, expected):
 
 
 @settings(max_examples=60, deadline=None)
-@given(height=SIDES, width=SIDES, kernel=st.sampled_from([3, 5]), form=st.sampled_from([(1, 1), (2, 1), (1, 2)]))
+@given(height=SIDES, width=SIDES, kernel=st.sampled_from([3, 5, 7]), form=st.sampled_from([(1, 1), (2, 1), (1, 2)]))
 def test_a_depthwise_convolution_is_torchs(height, width, kernel, form):
     stride, dilation = form
     padding = dilation * (kernel // 2)

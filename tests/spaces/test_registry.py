@@ -13,6 +13,11 @@ from nas.spaces.channel import SMALLEST
 from nas.spaces.registry import SPACES, get_space, register_space
 
 FORM, SIZE = ImageForm(1, 8, 8, 3), Size(cells=5, channels=2, stem="cifar")
+SIZES = {  # of the spaces that are for one depth
+    "channel": SMALLEST,
+    "mobile": Size(cells=21, channels=2, stem="imagenet"),
+    "mobile-cifar": Size(cells=16, channels=2, stem="cifar"),
+}
 IMAGES, LABELS = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
 
 EDGE_SPACES = [name for name in SPACES if isinstance(get_space(name), EdgeSpace)]
@@ -63,8 +68,9 @@ def test_every_space_of_gates_trains_a_step_of_its_supernet_by_a_gate_mix(name):
     assert space.statistics(space.architecture(gates, "gated"))
 
 
-def test_a_space_of_categories_takes_no_soft_mix():
-    network = get_space("enas").supernet(FORM, SIZE)
+@pytest.mark.parametrize("name", ["enas", "mobile"])
+def test_a_space_of_categories_takes_no_soft_mix(name):
+    network = get_space(name).supernet(FORM, SIZES.get(name, SIZE))
     with pytest.raises(TypeError, match="takes a HardMix, not a SoftMix"):
         network(IMAGES, SoftMix({}))
 
@@ -76,7 +82,7 @@ def test_every_space_draws_architectures_that_come_back_count_and_train_a_step(n
     again = space.parse(drawn.to_dict())
     assert again == Architecture.from_dict(drawn.to_dict()) == drawn
     assert (again.id, drawn.to_dict()["space"], space.name) == (drawn.id, name, name)
-    size = SMALLEST if name == "channel" else SIZE  # an architecture of channels is one for a depth and a width
+    size = SIZES.get(name, SIZE)
     network = space.network(again, FORM, size, auxiliary=False)
     found = space.count(again, FORM, size)
     assert found.params == sum(p.numel() for p in network.parameters())
@@ -110,15 +116,16 @@ def test_every_categorical_space_makes_an_architecture_of_every_choice_and_runs_
     choices = drawn(space, seed)
     chosen = space.choose(choices)
     assert space.parse(chosen.to_dict()) == chosen
-    network = space.supernet(FORM, SIZE)
+    size = SIZES.get(space.name, SIZE)
+    network = space.supernet(FORM, size)
     train_a_step(network, lambda: network(IMAGES, space.path(choices)))
-    assert space.path_macs(FORM, SIZE, choices) == CategoricalSpace.path_macs(space, FORM, SIZE, choices)
+    assert space.path_macs(FORM, size, choices) == CategoricalSpace.path_macs(space, FORM, size, choices)
 
 
 @EACH
 def test_every_categorical_space_has_a_cost_per_category(space):
     for affine in (False, True):
-        costs = space.costs(FORM, SIZE, affine)
+        costs = space.costs(FORM, SIZES.get(space.name, SIZE), affine)
         assert {kind: [len(row) for row in rows] for kind, rows in costs.items()} == {
             kind: [len(names) for names in v] for kind, v in space.categories().items()
         }

@@ -109,6 +109,16 @@ def test_the_schedules_follow_the_epoch(retrain_job):
     assert tops == set_on_network == pytest.approx((0.0, 0.05, 0.1, 0.15))
 
 
+@pytest.mark.parametrize(("schedule", "share"), [("cosine", 0.5), ("linear", 1 / 5), ("exponential", 0.97**5)])
+def test_every_schedule_is_followed_behind_a_warm_up(retrain_job, schedule, share):
+    job = retrain_job(epochs=10, lr=0.4, lr_min=0.0, schedule=schedule, warmup_epochs=2)
+    rates = []
+    for epoch in (0, 1, 5):
+        job.start_epoch(epoch)
+        rates.append(job.end_epoch(epoch)["lr"])
+    assert rates == pytest.approx([0.2, 0.4, 0.4 * share])
+
+
 def test_the_auxiliary_weight_enters_the_gradient_and_not_the_reported_loss(retrain_job):
     jobs = [retrain_job(auxiliary_weight=weight) for weight in (0.4, 4.0)]
     tallies = []
