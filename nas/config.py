@@ -167,11 +167,13 @@ class Retrain(Size, WeightOptimiser):
     seeds: Annotated[tuple[Seed, ...], BeforeValidator(as_tuple)]  # none: no retraining, a table judges alone
     epochs: int = Field(ge=1)
     batch: int = Field(ge=2)
-    schedule: Literal["cosine", "linear", "exponential"]
+    schedule: Literal["cosine", "linear", "exponential", "one_cycle"]
     warmup_epochs: int = Field(ge=0)
     label_smoothing: float = Field(ge=0, lt=1)
     auxiliary_weight: float = Field(ge=0)
     drop_path: float = Field(ge=0, lt=1)
+    ema: float = Field(ge=0, lt=1)
+    macs_limit_m: float | None = Field(gt=0)
     augment: Augment
 
     @model_validator(mode="after")
@@ -180,7 +182,7 @@ class Retrain(Size, WeightOptimiser):
             raise ValueError(f"'warmup_epochs' is {self.warmup_epochs}: expected less than the {self.epochs} epochs")
         if self.schedule == "linear" and self.epochs <= 5:
             raise ValueError(f"'epochs' is {self.epochs}: schedule linear has a tail of 5, expected more")
-        if self.schedule != "cosine" and self.lr_min:
+        if self.schedule in ("linear", "exponential") and self.lr_min:
             raise ValueError(f"'lr_min' is {self.lr_min}: schedule {self.schedule} has no least lr, expected 0.0")
         return self
 

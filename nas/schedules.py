@@ -24,6 +24,12 @@ def exponential(epoch: int, first: float) -> float:
     return first * DECAY**epoch
 
 
+def one_cycle(epoch: int, epochs: int, warmup: int, first: float, last: float) -> float:
+    """From `first`, which a warm-up has reached, in a straight line to `last` behind the last epoch (after Smith and
+    Topin 2017, arXiv 1708.07120)."""
+    return first + (last - first) * max(epoch - warmup, 0) / (epochs - warmup)
+
+
 def warmed(epoch: int, warmup: int, first: float, planned: float) -> float:
     """first (e + 1) / warmup in the first epochs, then what is planned for the epoch (PC-DARTS, train_imagenet.py)."""
     return first * (epoch + 1) / warmup if epoch < warmup else planned

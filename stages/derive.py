@@ -42,6 +42,7 @@ def run_derive(work: "Trial") -> None:
     for one in found:
         like = counts[one.like].params if one.like else None
         channels = size.channels if like is None else width_like(like, space, one.architecture, form, size)
+        channels = within(size.macs_limit_m, space, one.architecture, form, size.at(channels))
         counts[one.name] = space.count(one.architecture, form, size.at(channels))
         head = {"name": one.name, "id": one.architecture.id, "channels": channels}
         rows.append({**head, "architecture": one.architecture.to_dict(), "notes": one.notes})
@@ -56,6 +57,22 @@ def width_like(params: int, space: "Space", architecture: Any, form: "ImageForm"
     from nas.complexity import nearest_width
 
     return nearest_width(lambda width: space.count(architecture, form, size.at(width)).params, params, size.channels)
+
+
+def within(limit_m: float | None, space: "Space", architecture: Any, form: "ImageForm", size: "Size") -> int:
+    """Channels of this size, or as many fewer as bring the network's multiply-adds to the limit.
+
+    Raises:
+        ParamsError: two channels are too many.
+    """
+    from nas.config import ParamsError
+
+    channels = size.channels
+    while limit_m is not None and space.count(architecture, form, size.at(channels)).macs_m > limit_m:
+        if channels == 2:
+            raise ParamsError(f"'retrain.macs_limit_m' is {limit_m}: a network of 2 channels has more multiply-adds")
+        channels -= 2
+    return channels
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def test_no_key_has_a_default(key):
         ),
         (
             {"retrain__schedule": "step"},
-            "'retrain.schedule' is 'step': input should be 'cosine', 'linear' or 'exponential'.",
+            "'retrain.schedule' is 'step': input should be 'cosine', 'linear', 'exponential' or 'one_cycle'.",
         ),
     ],
 )

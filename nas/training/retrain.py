@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nas.config import Retrain
 from nas.contracts import ImageForm, Space
 from nas.data.dataset import Batch, ImageSet, Stream
 from nas.engine import place
 from nas.records import replacing
-from nas.schedules import cosine, drop_path, exponential, linear, warmed
+from nas.schedules import cosine, drop_path, exponential, linear, one_cycle, warmed
 from nas.tasks import Classification, Tally, judge
 from nas.training.determinism import derived_seed, seed_everything
 from nas.training.loop import Job, Row
@@ -41,13 +42,14 @@ class RetrainJob(Job):
         network = space.trainee(architecture, form, recipe, auxiliary=recipe.auxiliary_weight > 0)
         self.network = place(network, self.device, precision)
         self.parameters = list(self.network.parameters())
+        self.average = averaged(self.network, recipe.ema) if recipe.ema else None
         self.optimiser = torch.optim.SGD(
             self.parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, foreach=True
         )
 
     def result(self) -> nn.Module:
-        """The network that is measured, as it is trained by now."""
-        return self.space.trained(self.network)
+        """The network that is measured: as it is trained by now, or the moving average of its weights."""
+        return self.space.trained(self.network if self.average is None else self.average.module)
 
     def start_epoch(self, epoch: int) -> None:
         recipe = self.recipe
@@ -68,6 +70,8 @@ class RetrainJob(Job):
         total.backward()
         nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip)
         self.optimiser.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
         return Tally.of(loss, self.task.correct(logits, labels), len(labels))
 
     def end_epoch(self, epoch: int) -> Row:
@@ -78,13 +82,21 @@ class RetrainJob(Job):
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "drop_path": self.drop_path,
+            "average": None if self.average is None else self.average.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.set_drop_path(state["drop_path"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.network.train()
+
+
+def averaged(network: nn.Module, decay: float) -> AveragedModel:
+    """The moving average of a network over its steps, batch norms' statistics too; the first one counts whole."""
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def learning_rate(epoch: int, recipe: Retrain) -> float:
@@ -96,6 +108,8 @@ def learning_rate(epoch: int, recipe: Retrain) -> float:
             planned = linear(epoch, recipe.epochs, recipe.lr)
         case "exponential":
             planned = exponential(epoch, recipe.lr)
+        case "one_cycle":
+            planned = one_cycle(epoch, recipe.epochs, recipe.warmup_epochs, recipe.lr, recipe.lr_min)
     return warmed(epoch, recipe.warmup_epochs, recipe.lr, planned)
 
 

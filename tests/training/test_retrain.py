@@ -1,3 +1,4 @@
+import copy
 import io
 
 import pytest
@@ -140,3 +141,36 @@ def test_another_seed_or_trial_starts_from_other_weights_and_sees_other_batches(
     for same, another in (weights[:2], weights[::2]), (batches[:2], batches[::2]):
         assert torch.equal(*same)
         assert not torch.equal(*another)
+
+
+def test_what_is_measured_can_be_the_moving_average_of_the_weights(retrain_job):
+    job = retrain_job(ema=0.5)
+    job.start_epoch(0)
+    kept = []
+    for step in range(3):
+        job.step(0, step)
+        kept.append(copy.deepcopy(job.network.state_dict()))
+    average = job.result().state_dict()
+    for name, last in kept[-1].items():
+        if last.is_floating_point():
+            first, second, third = (state[name] for state in kept)
+            assert torch.allclose(average[name], 0.25 * first + 0.25 * second + 0.5 * third), name
+    assert not torch.equal(average["classifier.weight"], kept[-1]["classifier.weight"])
+    assert retrain_job().result() is not job.result()
+
+
+def test_an_average_goes_on_with_the_same_bits(retrain_job):
+    undisturbed = retrain_job(ema=0.9)
+    undisturbed.start_epoch(0)
+    undisturbed.step(0, 0)
+    file = io.BytesIO()
+    torch.save(undisturbed.state_dict(), file)
+    file.seek(0)
+    undisturbed.step(0, 1)
+    elsewhere = retrain_job(ema=0.9, seed=3)
+    elsewhere.start_epoch(0)
+    elsewhere.stream = undisturbed.stream
+    elsewhere.load_state_dict(torch.load(file, weights_only=True))
+    elsewhere.step(0, 1)
+    pairs = zip(undisturbed.result().state_dict().values(), elsewhere.result().state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
