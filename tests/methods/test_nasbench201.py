@@ -59,7 +59,7 @@ def test_eoinas_has_four_slimming_points_and_keeps_none_that_leads_to_the_end():
         method.alphas["cell"].copy_(torch.tensor(alphas(NONE, NONE, NONE, THREE, SKIP, POOL)["alphas"]["cell"]))
         method.alphas["cell"][:3, NONE] = 9.0
     advance(method, 0, method.epochs * STEPS)
-    found = eoinas.derive(method.search_state(), eoinas.DeriveParams(rule="indicator", max_skips=None), SPACE)[0]
+    found = eoinas.derive(method.search_state(), eoinas.DeriveParams(rule="indicator"), SPACE)[0]
     assert found.architecture.operations[:3] == ("none",) * 3
     assert len(method.slimming) == 4
     assert int(method.alive["cell"].sum()) == 6
@@ -82,7 +82,7 @@ def test_the_incumbent_of_best_of_k_is_that_of_the_search_and_then_of_the_contes
     first = method.inner.incumbent()
     assert method.incumbent() == first
     advance(method, method.searching * STEPS, method.epochs * STEPS)
-    derived = eoinas.derive(method.search_state(), eoinas.DeriveParams(rule="indicator", max_skips=None), SPACE)
+    derived = eoinas.derive(method.search_state(), eoinas.DeriveParams(rule="indicator"), SPACE)
     assert method.incumbent() == {"main": derived[0].architecture}
 
 
