@@ -13,10 +13,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from bench.measure import interleaved, ratios, spread
-from bench.work import COMMON, Step, Work
+from bench.work import Step, Work, retraining
 from nas.engine import place
 from nas.methods.tenas import shortest
 from nas.spaces.architecture import ChannelArchitecture
@@ -65,24 +64,7 @@ def evaluation(form: str, masks: Masks, work: Work) -> Step:
 
 def training(form: str, masks: Masks, work: Work) -> Step:
     """A step of retraining, with auxiliary head and drop path; it gives the loss."""
-    network, images, labels = built(form, masks, work, auxiliary=True)
-    network.train()
-    setattr(network, "drop_path", 0.1)  # noqa: B010 (a module's attribute has no type)
-    weights = list(network.parameters())
-    optimiser = torch.optim.SGD(
-        weights, COMMON["lr"], COMMON["momentum"], weight_decay=COMMON["weight_decay"], foreach=True
-    )
-
-    def step() -> Tensor:
-        logits, auxiliary = network(images)
-        loss = cross_entropy(logits, labels) + 0.4 * cross_entropy(auxiliary, labels)
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(weights, COMMON["clip"])
-        optimiser.step()
-        return loss.detach()
-
-    return step
+    return retraining(*built(form, masks, work, auxiliary=True))
 
 
 def built(form: str, masks: Masks, work: Work, auxiliary: bool) -> tuple[nn.Module, Tensor, Tensor]:

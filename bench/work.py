@@ -145,15 +145,27 @@ def retrain_step(engine: str, work: Work) -> Step:
     reference, device = engine.startswith("reference"), torch.device(work.device)
     network = get_space("darts").network(GENOTYPES["DARTS_V2"], work.form, work.size, auxiliary=True)
     network = network.to(device) if reference else place(network, device, engine)
-    setattr(network, "drop_path", 0.1)  # noqa: B010 (a module's attribute has no type)
     images, labels = work.batches(torch.contiguous_format if reference else torch.channels_last)
+    return retraining(network, images, labels, lambda: arithmetic(engine, work.device), not reference or None)
+
+
+def retraining(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    foreach: bool | None = True,
+) -> Step:
+    """A step of retraining, with auxiliary head and drop path; it gives the loss. `around` the forward pass."""
+    network.train()
+    setattr(network, "drop_path", 0.1)  # noqa: B010 (a module's attribute has no type)
     weights = list(network.parameters())
     optimiser = torch.optim.SGD(
-        weights, COMMON["lr"], COMMON["momentum"], weight_decay=COMMON["weight_decay"], foreach=not reference or None
+        weights, COMMON["lr"], COMMON["momentum"], weight_decay=COMMON["weight_decay"], foreach=foreach
     )
 
     def step() -> Tensor:
-        with arithmetic(engine, work.device):
+        with around():
             logits, auxiliary = network(images)
             loss = cross_entropy(logits, labels) + 0.4 * cross_entropy(auxiliary, labels)
         optimiser.zero_grad()
