@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 NAME ?=
+RECIPE ?=
 ARGS ?=
 # Trials side by side, one CPU thread (or one of CUDA_VISIBLE_DEVICES) each.
 JOBS ?= 2
@@ -51,8 +52,8 @@ status: setup ## say what `make repro` would run
 ui: setup ## open the MLflow view of the runs
 	@$(BIN)/python -m stages.track ui
 
-preset: setup ## write presets/NAME.yaml into params.yaml (NAME=cifar10-small); without NAME list them
-	@$(BIN)/python -m stages.preset $(if $(NAME),use $(NAME),list)
+preset: setup ## write presets/NAME.yaml into params.yaml (NAME=cifar10-small RECIPE=fast); without NAME list them
+	@$(BIN)/python -m stages.preset $(if $(NAME),use $(NAME) $(if $(RECIPE),--recipe $(RECIPE)),list)
 
 ablation: setup ## run presets/ablations/NAME.yaml over params.yaml, print its table; without NAME list them
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.ablate $(if $(NAME),run $(NAME) --jobs $(JOBS) $(ARGS),list)

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 MethodName = Literal["random", "darts", "eoinas", "lfr-darts", "tenas", "asng", "is-nas"]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -75,26 +85,58 @@ class Slice(Section):
         return start, stop
 
 
+class Positions(Section):
+    """A split that others have drawn: an array of positions in a part, from 0, in an .npz file with this checksum.
+
+    Of the test part for `test`, else of the train part.
+    """
+
+    file: str = Field(min_length=1)  # relative to the project
+    array: str = Field(min_length=1)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    def __str__(self) -> str:
+        return f"{self.array} of {self.file}"
+
+
+SLICE_FORM, POSITIONS = "slice", "positions"  # how a split may be given; no keys
+
+
+def split_form(value: Any) -> str:
+    return POSITIONS if isinstance(value, dict | Positions) else SLICE_FORM
+
+
+Split = Annotated[Annotated[str, Tag(SLICE_FORM)] | Annotated[Positions, Tag(POSITIONS)], Discriminator(split_form)]
+
+
 class Splits(Section):
-    search_train: str
-    search_valid: str
-    retrain: str
-    test: str
+    search_train: Split
+    search_valid: Split
+    retrain: Split
+    test: Split
 
     @field_validator("*")
     @classmethod
-    def known_form(cls, text: str) -> str:
-        Slice.parse(text)
-        return text
+    def known_form(cls, split: str | Positions) -> str | Positions:
+        if isinstance(split, str):
+            Slice.parse(split)
+        return split
 
     @model_validator(mode="after")
     def test_is_kept_apart(self) -> Self:
         for name in ("search_train", "search_valid", "retrain"):
-            if Slice.parse(getattr(self, name)).part == "test":
+            if self.part(name) == "test":
                 raise ValueError(f"'{name}' may not read the test part: only evaluate opens it")
-        if Slice.parse(self.test).part != "test":
+        if self.part("test") != "test":
             raise ValueError("'test' must be a slice of the test part")
         return self
+
+    def part(self, name: str) -> str:
+        """The part of the data set that a split is of."""
+        split = getattr(self, name)
+        if isinstance(split, str):
+            return Slice.parse(split).part
+        return "test" if name == "test" else "train"
 
 
 class Data(Section):
@@ -174,12 +216,15 @@ class Retrain(Size, WeightOptimiser):
     drop_path: float = Field(ge=0, lt=1)
     ema: float = Field(ge=0, lt=1)
     macs_limit_m: float | None = Field(gt=0)
+    best_of_last: int = Field(ge=1)
     augment: Augment
 
     @model_validator(mode="after")
     def schedule_fits(self) -> Self:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"'warmup_epochs' is {self.warmup_epochs}: expected less than the {self.epochs} epochs")
+        if self.best_of_last > self.epochs:
+            raise ValueError(f"'best_of_last' is {self.best_of_last}: expected at most the {self.epochs} epochs")
         if self.schedule == "linear" and self.epochs <= 5:
             raise ValueError(f"'epochs' is {self.epochs}: schedule linear has a tail of 5, expected more")
         if self.schedule in ("linear", "exponential") and self.lr_min:
@@ -358,7 +403,10 @@ def validate(model: type[S], value: Any, prefix: str, source: str) -> S:
 
 def _line(detail: Any, model: type[BaseModel], prefix: str, source: str) -> str:
     location = [str(part) for part in detail["loc"]]
-    key = ".".join([prefix, *location] if prefix else location)
+    if POSITIONS in location:
+        model, location = Positions, location[location.index(POSITIONS) + 1 :]
+    told = [str(part) for part in detail["loc"] if part not in (SLICE_FORM, POSITIONS)]
+    key = ".".join([prefix, *told] if prefix else told)
     if detail["type"] == "extra_forbidden":
         return _unknown(key, _keys_beside(model, location), source)
     if detail["type"] == "missing":

@@ -3,53 +3,61 @@
 python -m stages.preset list
 python -m stages.preset show cifar10
 python -m stages.preset use cifar10-small
+python -m stages.preset use cifar10 --recipe fast
+
+A recipe is a retraining that any preset can take in place of its own: a file in presets/recipes/, laid over it.
 """
 
 import io
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from stages.common import PARAMS, clear_errors, parse
 
 FOLDER = Path("presets")
+RECIPES = FOLDER / "recipes"
 BASE = "digits"
 HEADER = """\
 # Every value that can change a result is here, and nothing else is. No key has a default in the code.
-# This is presets/{name}.yaml: {headline}
+# This is {source}: {headline}
 # To run another protocol: python -m stages.preset use {other}
 """
+RecipeOption = Annotated[str, typer.Option(help="A file in presets/recipes/; none: the preset's own retraining.")]
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
 @app.command("list")
 @clear_errors
 def list_presets() -> None:
-    """Name every preset, with the first line of its file."""
+    """Name every preset and every recipe, with the first line of its file."""
     path_of(BASE)  # says so when this is not the project's folder
-    width = max(map(len, names()))
+    width = max(map(len, (*names(), *recipes())))
     for name in names():
-        typer.echo(f"{name:{width}} {headline(name)}")
+        typer.echo(f"{name:{width}} {headline(path_of(name))}")
+    typer.echo("\nRecipes, to retrain by in place of a preset's own (--recipe NAME; make preset RECIPE=NAME):")
+    for name in recipes():
+        typer.echo(f"{name:{width}} {headline(recipe_path(name))}")
 
 
 @app.command()
 @clear_errors
-def show(name: str) -> None:
+def show(name: str, recipe: RecipeOption = "") -> None:
     """Print the whole params.yaml that preset NAME makes."""
-    typer.echo(render(name), nl=False)
+    typer.echo(render(name, recipe), nl=False)
 
 
 @app.command()
 @clear_errors
-def use(name: str, params: Path = typer.Option(PARAMS, help="The file to write.")) -> None:
+def use(name: str, recipe: RecipeOption = "", params: Path = typer.Option(PARAMS, help="The file to write.")) -> None:
     """Write preset NAME, merged and validated, into params.yaml; what was written there by hand goes."""
     from nas.records import write_text
 
-    text = render(name)  # all that can be refused is refused here, before anything is written
+    text = render(name, recipe)  # all that can be refused is refused here, before anything is written
     write_text(params, text)
-    typer.echo(f"{params} is now presets/{name}.yaml. Next: make repro")
+    typer.echo(f"{params} is now {source(name, recipe)}. Next: make repro")
 
 
 def names() -> list[str]:
@@ -57,9 +65,19 @@ def names() -> list[str]:
     return sorted((path.stem for path in FOLDER.glob("*.yaml")), key=lambda name: (name != BASE, name))
 
 
-def headline(name: str) -> str:
+def recipes() -> list[str]:
+    """Every recipe."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def headline(path: Path) -> str:
     """The first line of the file: what the protocol is."""
-    return path_of(name).read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+    return path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+
+
+def source(name: str, recipe: str = "") -> str:
+    """The file or files that a params.yaml comes from."""
+    return f"presets/{name}.yaml" + (f" with presets/recipes/{recipe}.yaml" if recipe else "")
 
 
 def path_of(name: str) -> Path:
@@ -74,19 +92,30 @@ def path_of(name: str) -> Path:
     return FOLDER / f"{name}.yaml"
 
 
-def render(name: str) -> str:
+def recipe_path(name: str) -> Path:
+    """The file of a recipe; ParamsError names those that exist."""
+    from nas.config import ParamsError
+
+    if name not in recipes():
+        raise ParamsError(f"'{name}' is not a recipe. Known: {', '.join(recipes())}; each is a file in {RECIPES}/.")
+    return RECIPES / f"{name}.yaml"
+
+
+def render(name: str, recipe: str = "") -> str:
     """The text of params.yaml for a preset: the base with its comments, the values of the preset, a fresh header.
 
     Raises:
-        ParamsError: the merged tree has an unknown, missing or impossible value; the message names the preset's file.
+        ParamsError: the merged tree has an unknown, missing or impossible value; the message names the files.
     """
     from nas.config import read_yaml
 
     base, path = path_of(BASE), path_of(name)
     changes = {} if name == BASE else read_yaml(path)
-    parse(merge(read_yaml(base), changes), str(path))
+    if recipe:
+        merge(changes, read_yaml(recipe_path(recipe)))
+    parse(merge(read_yaml(base), changes), source(name, recipe))
     other = "cifar10-small" if name == BASE else BASE
-    header = HEADER.format(name=name, headline=headline(name), other=other)
+    header = HEADER.format(source=source(name, recipe), headline=headline(path), other=other)
     return header + "\n" + with_comments(without_header(base.read_text(encoding="utf-8")), changes)
 
 

@@ -30,7 +30,7 @@ def run_retrain(work: "Trial") -> None:
     from nas.records import read_record, write_json, write_record
     from nas.spaces.registry import get_space
     from nas.training.loop import run as run_loop
-    from nas.training.retrain import RetrainJob, save_weights
+    from nas.training.retrain import RetrainJob, save_weights, weights_file, weights_of
     from nas.training.search import image_form
 
     recipe = work.config.retrain
@@ -58,7 +58,10 @@ def run_retrain(work: "Trial") -> None:
                 work.tracker.log_epoch({prefix + k: v for k, v in row.items()}, step=row["epoch"])
 
             outcome = run_loop(job, work.checkpoint(name), show)
-            save_weights(job.result(), work.folder / "weights" / f"{name}.safetensors")
+            folder = work.folder / "weights"
+            for epoch, weights in job.earlier.items():
+                save_weights(weights, folder / weights_file(entry["name"], seed, epoch))
+            save_weights(weights_of(job.result()), folder / weights_file(entry["name"], seed))
             last = {key: outcome.history[-1][key] for key in ("train_loss", "train_acc")}
             results.append({"name": entry["name"], "id": entry["id"], "seed": seed, **last})
             history += [{**label, **row} for row in outcome.history]

@@ -186,6 +186,26 @@ def test_a_split_has_a_known_form(text):
     assert found.startswith(f"params.yaml: 'data.splits.retrain' is {text!r}: ")
 
 
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"file": "a.npz", "array": "mine"}, "'data.splits.retrain.sha256' is missing."),
+        ({"file": "a.npz", "array": "mine", "sha256": "0", "x": 1}, "'data.splits.retrain.sha256' is '0': "),
+        (
+            {"file": "a.npz", "array": "mine", "sha256": "0" * 64, "files": 1},
+            "'data.splits.retrain.files' is not a known key. Did you mean 'file'? Known: array, file, sha256.",
+        ),
+        (3, "'data.splits.retrain' is 3: "),
+    ],
+)
+def test_a_drawn_split_names_file_array_and_checksum(split, message):
+    assert f"params.yaml: {message}" in refused(data__splits__retrain=split)
+
+
+def test_the_best_of_more_epochs_than_there_are_is_refused():
+    assert "'best_of_last' is 11: expected at most the 10 epochs" in refused(retrain__best_of_last=11)
+
+
 def test_arrays_need_a_checksum_and_nothing_else_takes_one():
     message = "params.yaml: 'data': 'sha256' is required with name: arrays, and null with any other."
     assert refused(data__name="arrays") == message

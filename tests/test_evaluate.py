@@ -73,3 +73,8 @@ def test_another_table_is_refused(work):
     (work.folder / "table.csv").write_text(TEXT + "\n")
     with pytest.raises(TableError, match="another table"):
         evaluate.looked_up(work, [entry(FOUND)], work.file)
+
+
+def test_the_best_of_several_epochs_is_told_and_of_one_alone_nothing():
+    assert evaluate.best_of({9: (0.4, 90.0)}) == {}
+    assert evaluate.best_of({7: (0.4, 90.0), 8: (0.3, 92.5), 9: (0.2, 92.5)}) == {"best_error": 7.5, "best_epoch": 8}

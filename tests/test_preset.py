@@ -14,6 +14,7 @@ from stages.common import load
 
 PROJECT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (PROJECT / "presets").glob("*.yaml"))
+RECIPES = sorted(path.stem for path in (PROJECT / "presets/recipes").glob("*.yaml"))
 OTHERS = [name for name in NAMES if name != preset.BASE]
 
 
@@ -126,8 +127,57 @@ def test_another_file_can_be_written(project):
 
 def test_the_list_gives_each_first_line(project):
     output = run("list").output
-    for name in NAMES:
-        assert preset.headline(name) in output
+    for path in (*preset.FOLDER.glob("*.yaml"), *preset.RECIPES.glob("*.yaml")):
+        assert f"{path.stem} " in output
+        assert preset.headline(path) in output
+
+
+# --- Recipes
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_says_all_of_a_retraining_but_its_seeds(recipe):
+    told = read_yaml(PROJECT / f"presets/recipes/{recipe}.yaml")
+    expected = leaves(read_yaml(PROJECT / "presets/digits.yaml")["retrain"]).keys() - {"seeds"}
+    assert leaves(told.pop("retrain")).keys() == expected  # so nothing of the preset's own stays between
+    assert leaves(told).keys() <= {"runtime.precision"}
+    header = (PROJECT / f"presets/recipes/{recipe}.yaml").read_text().partition("\n\n")[0]
+    for word in ("Command: ", "Source: "):
+        assert f"\n# {word}" in header
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_takes_the_place_of_a_presets_retraining(project, recipe):
+    result = run("use", "cifar10-eoinas", "--recipe", recipe)
+    assert result.exit_code == 0, result.output
+    text = (project / "params.yaml").read_text()
+    assert f"presets/cifar10-eoinas.yaml with presets/recipes/{recipe}.yaml" in text.splitlines()[1]
+    written, told = read_yaml(Path("params.yaml")), read_yaml(Path(f"presets/recipes/{recipe}.yaml"))
+    assert leaves(written["retrain"]) == leaves(told["retrain"]) | {"seeds": [0]}
+    assert written["search"]["eoinas"]["warmup"] == 20  # the search is the preset's
+    assert run("show", "cifar10-eoinas", "--recipe", recipe).output == text
+
+
+def test_the_recipe_of_cifar_is_that_of_the_presets():
+    recipe = leaves(read_yaml(PROJECT / "presets/recipes/cifar.yaml")["retrain"])
+    told = leaves(read_yaml(PROJECT / "presets/cifar10.yaml")["retrain"])
+    assert told.items() <= recipe.items()
+
+
+@pytest.mark.parametrize("recipe", ["faster", "../cifar10"])
+def test_an_unknown_recipe_is_answered_with_the_known_ones(project, recipe):
+    result = run("use", "cifar10", "--recipe", recipe)
+    assert result.exit_code == 1
+    assert f"'{recipe}' is not a recipe. Known: cifar, fashion-mnist, fast, " in result.stderr
+
+
+def test_a_faulty_recipe_is_named_beside_its_preset(project):
+    (project / "presets/recipes/mine.yaml").write_text("retrain: {epochs: 0}")
+    before = (project / "params.yaml").read_bytes()
+    result = run("use", "cifar10", "--recipe", "mine")
+    assert result.exit_code == 1
+    assert "presets/cifar10.yaml with presets/recipes/mine.yaml: 'retrain.epochs' is 0" in result.stderr
+    assert (project / "params.yaml").read_bytes() == before
 
 
 def test_null_is_written_as_null():

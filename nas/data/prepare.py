@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from nas import config
-from nas.data.sources import Images, Labels, Part, Parts, load_source
+from nas.data.sources import Images, Labels, Part, Parts, load_source, read_positions, resolve_root
 from nas.data.spec import DataError, DataSpec
 from nas.records import replacing, write_record
 
@@ -35,8 +35,8 @@ def prepare(data: config.Data, folder: Path) -> DataSpec:
     _write_part(folder / "train.safetensors", train, parts.train.labels)
     _write_part(folder / "test.safetensors", test, parts.test.labels)
     for name, indices in splits.items():  # a file each, so that a stage depends on its own splits alone
-        part = config.Slice.parse(getattr(data.splits, name)).part
-        write_record(folder / "splits" / f"{name}.json", "split", {"part": part, "indices": indices.tolist()})
+        body = {"part": data.splits.part(name), "indices": indices.tolist()}
+        write_record(folder / "splits" / f"{name}.json", "split", body)
     write_record(folder / "spec.json", "data", spec.to_dict())
     return spec
 
@@ -87,25 +87,41 @@ def pad(images: Images, size: int | None) -> Images:
 
 
 def split(data: config.Data, name: str, parts: Parts) -> Labels:
-    """Ascending positions of the split's samples within its part: [n]. Raises DataError.
+    """Ascending positions of the split's samples within its part: [n]. Raises DataError."""
+    wanted, part = getattr(data.splits, name), getattr(parts, data.splits.part(name))
+    found = sliced(data, name, part) if isinstance(wanted, str) else listed(wanted, name, part)
+    indices = np.sort(found).astype(np.int64)
+    if name in FITTED:
+        _refuse_missing_class(name, str(wanted), part.labels[indices], parts.class_names)
+    return indices
 
-    Stratified, the slice is taken of the samples in `interleaved` order, so that any slice has the part's shares.
-    """
+
+def sliced(data: config.Data, name: str, part: Part) -> Labels:
+    """Of a slice. Stratified, it is taken of the samples in `interleaved` order, so that any has the part's shares."""
     text = getattr(data.splits, name)
-    piece = config.Slice.parse(text)
-    part: Part = getattr(parts, piece.part)
     try:
-        start, stop = piece.bounds(len(part.labels))
+        start, stop = config.Slice.parse(text).bounds(len(part.labels))
     except ValueError as error:
         raise DataError(
             f"params.yaml: 'data.splits.{name}' is '{text}': {error}; expected at least one sample, all within the"
             " part. Change the bounds."
         ) from None
     order = interleaved(part.labels) if data.stratified else np.arange(len(part.labels))
-    indices = np.sort(order[start:stop]).astype(np.int64)
-    if name in FITTED:
-        _refuse_missing_class(name, text, part.labels[indices], parts.class_names)
-    return indices
+    return order[start:stop]
+
+
+def listed(wanted: config.Positions, name: str, part: Part) -> Labels:
+    """Of a file's array, whose order says nothing."""
+    found = read_positions(resolve_root(wanted.file), wanted.array, wanted.sha256, name)
+    strange = found[(found < 0) | (found >= len(part.labels))]
+    if len(strange):
+        raise DataError(
+            f"{wanted.file}: '{wanted.array}' holds {strange[0]}, expected positions from 0 to {len(part.labels) - 1},"
+            f" those of the part ('data.splits.{name}'); name another array."
+        )
+    if len(np.unique(found)) < len(found):
+        raise DataError(f"{wanted.file}: '{wanted.array}' holds a position twice, expected each once.")
+    return found
 
 
 def interleaved(labels: Labels) -> Labels:

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -193,31 +193,46 @@ def arrays(data: config.Data, root: Path) -> Parts:
 
 
 def _read_arrays(path: Path, sha256: str) -> dict[str, npt.NDArray[Any]]:
-    """The four arrays, read from the very bytes whose checksum was compared."""
+    """The four arrays."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; with name: arrays, data.root is the .npz file itself.")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256:
-            raise DataError(
-                f"{path}: sha256 is {found}, expected {sha256} (data.sha256); bring the right file, or state its"
-                " checksum if you trust it."
-            )
-        file.seek(0)
-        loaded = _read_npz(path, file)
+    loaded = _read_npz(path, sha256, "data", ARRAYS)
     missing = [key for key in ARRAYS if key not in loaded]
     if missing:
         raise DataError(f"{path}: found no '{missing[0]}', expected {', '.join(ARRAYS)}; save all four with np.savez.")
     return loaded
 
 
-def _read_npz(path: Path, file: IO[bytes]) -> dict[str, npt.NDArray[Any]]:
+def read_positions(path: Path, array: str, sha256: str, name: str) -> Labels:
+    """The positions of split `name`, as config.Positions describes them: [n]. Raises DataError."""
+    key = f"data.splits.{name}"
+    if not path.is_file():
+        raise DataError(f"{path}: no such file ('{key}.file'); put it there, or give a slice, train[:50%].")
+    loaded = _read_npz(path, sha256, key, (array,))
+    if array not in loaded:
+        raise DataError(f"{path}: found no '{array}' ('{key}.array'); name an array that it holds.")
+    found = loaded[array]
+    if found.dtype.kind not in "iu" or found.ndim != 1 or not len(found):
+        raise DataError(f"{path}: '{array}' is {found.dtype} {list(found.shape)}; expected integers [n], one or more.")
+    return found.astype(np.int64)
+
+
+def _read_npz(path: Path, sha256: str, section: str, keys: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
+    """Those of the arrays that the file has, read from the very bytes whose checksum was compared."""
     broken = (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in ARRAYS if key in archive}
-    except broken as error:
-        raise DataError(f"{path}: no .npz file of plain arrays ({error}); save it with np.savez.") from None
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256:
+            raise DataError(
+                f"{path}: sha256 is {found}, expected {sha256} ({section}.sha256); bring the right file, or state its"
+                " checksum if you trust it."
+            )
+        file.seek(0)
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                return {key: archive[key] for key in keys if key in archive}
+        except broken as error:
+            raise DataError(f"{path}: no .npz file of plain arrays ({error}); save it with np.savez.") from None
 
 
 def _checked_images(path: Path, key: str, images: npt.NDArray[Any]) -> Images:

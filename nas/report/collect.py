@@ -69,6 +69,8 @@ class Tested(_Part):
     seed: int
     test_error: float
     test_loss: float
+    best_error: float | None = None  # of the last epochs, where these were measured, and which one it was
+    best_epoch: int | None = None
     params_m: float
     macs_m: float
 

@@ -156,14 +156,19 @@ def _errors(trial: Trial, found: Found) -> str:
 
 
 def _networks(trial: Trial) -> str:
-    titles = ("Architecture", "Retrain seed", "Test error, %", "Test loss", "Params, M", "Multiply-adds, M")
+    chosen = any(tested.best_error is not None for tested in trial.results)
+    best = ("Best epoch's, %", "Best epoch") if chosen else ()
+    titles = ("Architecture", "Retrain seed", "Test error, %", *best, "Test loss", "Params, M", "Multiply-adds, M")
     head = "".join(f'<th scope="col"{" class=number" if at else ""}>{title}</th>' for at, title in enumerate(titles))
     lines = []
     for tested in trial.results:
-        figures = (tested.test_error, tested.test_loss, tested.params_m, tested.macs_m)
         texts = [
             str(tested.seed),
-            *(f"{value:.{digits}f}" for value, digits in zip(figures, (2, 4, 3, 2), strict=True)),
+            f"{tested.test_error:.2f}",
+            *([f"{tested.best_error:.2f}", str(tested.best_epoch)] if chosen else []),
+            f"{tested.test_loss:.4f}",
+            f"{tested.params_m:.3f}",
+            f"{tested.macs_m:.2f}",
         ]
         numbers = "".join(f'<td class="number">{text}</td>' for text in texts)
         lines.append(f"<tr><td>{escape(tested.name)}</td>{numbers}</tr>")

@@ -33,7 +33,9 @@ class Sheet:
     notes: Sequence[str]  # what a reader must know to use it, one sentence or two each
 
 
-def plus_minus(mean: float, std: float | None) -> str:
+def plus_minus(mean: float | None, std: float | None) -> str:
+    if mean is None:
+        return DASH
     return f"{mean:.2f} ± {DASH if std is None else format(std, '.2f')}"
 
 

@@ -12,13 +12,19 @@ from typing import Any
 from nas.report.collect import Study, Tested, Trial
 from nas.report.sheet import DASH, Sheet, duration, plus_minus, span
 
+BEST = [
+    "Best epoch's: of each network the least test error among the last epochs, as many as retrain.best_of_last. It is "
+    "chosen on test data, as in many papers' scripts, so it stands beside and is no result."
+]
+
 
 @dataclass(frozen=True)
 class Row:
     """One method, or one architecture name of a method that finds several: percent, millions, seconds.
 
     `searches` and `retrains` count search seeds and retrained networks. `test_error_std` is over search seeds, of the
-    means over retrain seeds, and None with one search seed. `search_macs` is None where a search does not count them.
+    means over retrain seeds, and None with one search seed. `best_error`: likewise, of the best of the last epochs,
+    where these were measured. `search_macs` is None where a search does not count them.
     `eps`: weight of the complexity of the first search, None where there is none; `control`: which one, or empty.
     """
 
@@ -31,6 +37,8 @@ class Row:
     retrains: int
     test_error_mean: float
     test_error_std: float | None
+    best_error_mean: float | None
+    best_error_std: float | None
     params_m: float
     params_m_min: float
     params_m_max: float
@@ -72,6 +80,7 @@ def summarise(study: Study) -> list[Row]:
 def _row(method: str, trials: list[Trial], results: list[list[Tested]], name: str, label: str) -> Row:
     """`results`: the tested networks of each trial that belong to this row."""
     errors = [fmean(tested.test_error for tested in group) for group in results]
+    best = [fmean(t.best_error for t in group if t.best_error is not None) for group in results if asked(group)]
     params = [fmean(tested.params_m for tested in group) for group in results]
     macs = [fmean(tested.macs_m for tested in group) for group in results]
     found = next(one for one in trials[0].found if one.name == name)
@@ -86,6 +95,8 @@ def _row(method: str, trials: list[Trial], results: list[list[Tested]], name: st
         retrains=sum(len(group) for group in results),
         test_error_mean=fmean(errors),
         test_error_std=stdev(errors) if len(errors) > 1 else None,
+        best_error_mean=fmean(best) if best else None,
+        best_error_std=stdev(best) if len(best) > 1 else None,
         params_m=fmean(params),
         params_m_min=min(params),
         params_m_max=max(params),
@@ -99,8 +110,14 @@ def _row(method: str, trials: list[Trial], results: list[list[Tested]], name: st
     )
 
 
+def asked(group: Iterable[Tested]) -> bool:
+    """Whether more than the last epoch was measured."""
+    return any(tested.best_error is not None for tested in group)
+
+
 def columns(rows: Sequence[Row]) -> list[Column]:
-    """What the table shows; the counted search column only when a row has it."""
+    """What the table shows; the best epoch's and the counted search column only when a row has it."""
+    best = [Column("Best epoch's, %", lambda row: plus_minus(row.best_error_mean, row.best_error_std))]
     counted = [
         Column("Search MACs, 10¹²", lambda row: DASH if row.search_macs is None else f"{row.search_macs / 1e12:.3g}")
     ]
@@ -109,6 +126,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         Column("Searches", lambda row: str(row.searches)),
         Column("Retrains", lambda row: str(row.retrains)),
         Column("Test error, %", lambda row: plus_minus(row.test_error_mean, row.test_error_std)),
+        *(best if any(row.best_error_mean is not None for row in rows) else []),
         Column("Params, M", lambda row: span(row.params_m, row.params_m_min, row.params_m_max, 3)),
         Column("Multiply-adds, M", lambda row: span(row.macs_m, row.macs_m_min, row.macs_m_max, 2)),
         Column("Search cost", lambda row: duration(row.search_seconds)),
@@ -138,6 +156,7 @@ def notes(study: Study, rows: Sequence[Row]) -> list[str]:
         f"Noise floor: one of {study.images} test images is {100 / study.images:.2f} points of error, and the binomial "
         f"standard error of one test run at {error:.2f} % error is {floor:.2f} points. "
         "Single networks that differ by so little may differ by chance alone.",
+        *(BEST if any(row.best_error_mean is not None for row in rows) else []),
         "Multiply-adds of convolutions and linear layers, one image, auxiliary head excluded, as in the parameters. "
         f"Lowest{DASH}highest where the networks of a row differ.",
         "Search cost: mean wall time of one search. Retrain cost: mean wall time of one network trained from scratch. "
@@ -161,6 +180,8 @@ def results_csv(study: Study) -> str:
             "retrain_seed": tested.seed,
             "test_error": tested.test_error,
             "test_loss": tested.test_loss,
+            "best_error": tested.best_error,
+            "best_epoch": tested.best_epoch,
             "params_m": tested.params_m,
             "macs_m": tested.macs_m,
         }
@@ -182,10 +203,12 @@ def results_metrics(rows: Sequence[Row], others: Mapping[str, Mapping[str, float
 
 def _metrics(row: Row) -> dict[str, float | int]:
     std = {} if row.test_error_std is None else {"test_error_std": round(row.test_error_std, 4)}
+    best = {} if row.best_error_mean is None else {"best_error_mean": round(row.best_error_mean, 4)}
     mean = round(row.test_error_mean, 4)
     return {
         "test_error_mean": mean,
         **std,
+        **best,
         "n": row.searches,
         "params_m": round(row.params_m, 6),
         "macs_m": round(row.macs_m, 6),

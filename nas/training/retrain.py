@@ -18,6 +18,8 @@ from nas.tasks import Classification, Tally, judge
 from nas.training.determinism import derived_seed, seed_everything
 from nas.training.loop import Job, Row
 
+Weights = dict[str, Tensor]
+
 
 class RetrainJob(Job):
     """One architecture, one retrain seed. `identity` names the trial and the architecture: it enters the seed."""
@@ -43,6 +45,7 @@ class RetrainJob(Job):
         self.network = place(network, self.device, precision)
         self.parameters = list(self.network.parameters())
         self.average = averaged(self.network, recipe.ema) if recipe.ema else None
+        self.earlier: dict[int, Weights] = {}  # of the last epochs before the last, where these are measured, too
         self.optimiser = torch.optim.SGD(
             self.parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, foreach=True
         )
@@ -75,6 +78,8 @@ class RetrainJob(Job):
         return Tally.of(loss, self.task.correct(logits, labels), len(labels))
 
     def end_epoch(self, epoch: int) -> Row:
+        if self.epochs - self.recipe.best_of_last <= epoch < self.epochs - 1:
+            self.earlier[epoch] = weights_of(self.result())
         return {"lr": self.optimiser.param_groups[0]["lr"], "drop_path": self.drop_path}
 
     def state_dict(self) -> dict[str, Any]:
@@ -83,6 +88,7 @@ class RetrainJob(Job):
             "optimiser": self.optimiser.state_dict(),
             "drop_path": self.drop_path,
             "average": None if self.average is None else self.average.state_dict(),
+            "earlier": self.earlier,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -91,6 +97,7 @@ class RetrainJob(Job):
         self.set_drop_path(state["drop_path"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        self.earlier = {epoch: {k: v.cpu() for k, v in weights.items()} for epoch, weights in state["earlier"].items()}
         self.network.train()
 
 
@@ -119,18 +126,27 @@ def measure(network: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]
     return judge(lambda images: network(images)[0], batches, Classification()).means()
 
 
-def save_weights(network: nn.Module, path: Path) -> None:
-    """What evaluation needs, so no auxiliary head, as safetensors: equal weights are equal bytes."""
+def weights_of(network: nn.Module) -> Weights:
+    """What evaluation needs, so no auxiliary head; a copy on the CPU."""
+    kept = {name: value for name, value in network.state_dict().items() if not name.startswith("auxiliary.")}
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in kept.items()}
+
+
+def save_weights(weights: Weights, path: Path) -> None:
+    """As safetensors: equal weights are equal bytes."""
     from safetensors.torch import save_file
 
-    kept = {name: value for name, value in network.state_dict().items() if not name.startswith("auxiliary.")}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
     with replacing(path) as beside:
-        save_file(tensors, beside)
+        save_file(weights, beside)
+
+
+def weights_file(name: str, seed: int, epoch: int | None = None) -> str:
+    """Of an architecture and a retrain seed, at the end of an epoch or at the very end."""
+    return f"{name}-{seed}.safetensors" if epoch is None else f"{name}-{seed}.epoch-{epoch}.safetensors"
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
     from safetensors.torch import load_file
 
-    tensors: dict[str, Tensor] = load_file(path)
-    network.load_state_dict(tensors)
+    weights: Weights = load_file(path)
+    network.load_state_dict(weights)

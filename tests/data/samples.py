@@ -11,7 +11,7 @@ from nas.records import file_sha256
 HALVES = {"search_train": "train[:50%]", "search_valid": "train[50%:]", "retrain": "train", "test": "test"}
 
 
-def section(splits: dict[str, str] | None = None, **changes: Any) -> Data:
+def section(splits: dict[str, Any] | None = None, **changes: Any) -> Data:
     """The `data` section of the digits preset with some keys changed."""
     keys: dict[str, Any] = {
         "name": "digits",

@@ -95,6 +95,60 @@ def test_a_test_part_need_not_know_every_class():
     assert split(section(), "test", labelled([0, 1, 2], test=[2, 0])).tolist() == [0, 1]
 
 
+# --- Splits that others have drawn
+
+
+def drawn(folder, positions, **changes):
+    """A section whose search_train are positions in a file."""
+    np.savez(folder / "drawn.npz", mine=positions)
+    given = {"file": str(folder / "drawn.npz"), "array": "mine", "sha256": file_sha256(folder / "drawn.npz")} | changes
+    return section(splits={"search_train": given})
+
+
+def test_positions_of_a_file_are_a_split_in_ascending_order(tmp_path):
+    parts = labelled([0, 0, 1, 1, 0, 1])
+    assert split(drawn(tmp_path, np.array([5, 0, 3], np.int32)), "search_train", parts).tolist() == [0, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("positions", "message"),
+    [
+        ([0, 6], r"'mine' holds 6, expected positions from 0 to 5, those of the part \('data.splits.search_train'\)"),
+        ([0, -1], "'mine' holds -1, expected positions from 0"),
+        ([0, 3, 0], "'mine' holds a position twice"),
+        ([0.5], r"'mine' is float64 \[1\]; expected integers"),
+        ([[0, 3]], r"'mine' is int64 \[1, 2\]; expected integers \[n\]"),
+        ([0, 1], "holds no image of class 'class 1'"),
+    ],
+)
+def test_positions_that_are_none_are_refused(tmp_path, positions, message):
+    with pytest.raises(DataError, match=message):
+        split(drawn(tmp_path, np.array(positions)), "search_train", labelled([0, 0, 1, 1, 0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"array": "yours"}, r"found no 'yours' \('data\.splits\.search_train\.array'\)"),
+        ({"file": "none.npz"}, r"none\.npz: no such file \('data\.splits\.search_train\.file'\)"),
+        ({"sha256": "0" * 64}, r"expected 0{64} \(data\.splits\.search_train\.sha256\)"),
+    ],
+)
+def test_a_file_that_is_another_is_refused(tmp_path, changes, message):
+    with pytest.raises(DataError, match=message):
+        split(drawn(tmp_path, np.array([0, 3]), **changes), "search_train", labelled([0, 0, 1, 1]))
+
+
+def test_a_drawn_split_is_written_as_one_of_its_part(tmp_path):
+    np.savez(tmp_path / "drawn.npz", valid=np.arange(0, 8, 2), test=np.array([1, 0]))
+    head = {"file": str(tmp_path / "drawn.npz"), "sha256": file_sha256(tmp_path / "drawn.npz")}
+    splits = {"search_valid": head | {"array": "valid"}, "test": head | {"array": "test"}, "search_train": "train[8:]"}
+    data = saved(tmp_path, random_arrays(), splits=splits).model_copy(update={"stratified": False})
+    prepare(data, tmp_path / "prepared")
+    found = [read_record(tmp_path / f"prepared/splits/{name}.json", "split") for name in ("search_valid", "test")]
+    assert [(record["part"], record["indices"]) for record in found] == [("train", [0, 2, 4, 6]), ("test", [0, 1])]
+
+
 def test_overlapping_search_splits_are_counted(tmp_path):
     with pytest.raises(DataError, match=r"search_train' and 'data\.splits\.search_valid' share 2 samples"):
         refuse_overlap(np.array([0, 1, 2, 3]), np.array([2, 3, 4]))

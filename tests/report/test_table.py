@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 
 import pytest
@@ -76,6 +77,29 @@ def test_counted_searches_get_a_column_and_the_others_a_dash(disk, write):
     rows = summarise(collect(*disk.where()[:3]))
     column = next(column for column in columns(rows) if column.title == "Search MACs, 10¹²")
     assert [column.text(row) for row in rows] == ["–", "2.5", "2.5"]
+
+
+def test_the_best_epochs_get_a_column_where_they_were_measured(disk):
+    assert "Best epoch's, %" not in [column.title for column in columns(summarise(collect(*disk.where()[:3])))]
+    key, method, _ = disk.runs[0]
+    path = disk.folder / key / "evaluate.json"
+    record = json.loads(path.read_text())
+    for row in record["results"]:
+        row |= {"best_error": row["test_error"] - 0.5, "best_epoch": 3}
+    path.write_text(json.dumps(record))
+    study = collect(*disk.where()[:3])
+    rows = summarise(study)
+    column = next(column for column in columns(rows) if column.title == "Best epoch's, %")
+    best = rows[0].best_error_mean
+    assert best is not None
+    assert column.text(rows[0]).startswith(f"{best:.2f} ± ")
+    assert column.text(rows[-1]) == "–"
+    assert results_metrics(rows).count("best_error_mean") == 1
+    assert "chosen on test data" in " ".join(notes(study, rows))
+    assert "chosen on test data" not in " ".join(notes(study, rows[1:]))
+    line = next(line for line in csv.DictReader(io.StringIO(results_csv(study))) if line["method"] == method)
+    assert float(line["best_error"]) == float(line["test_error"]) - 0.5
+    assert line["best_epoch"] == "3"
 
 
 def test_the_notes_state_the_noise_floor_of_one_test_run(study):

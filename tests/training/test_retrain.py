@@ -11,8 +11,9 @@ from nas.spaces.architecture import ChannelArchitecture
 from nas.spaces.channel_masks import Gates, every, uniform
 from nas.spaces.genotypes import GENOTYPES
 from nas.spaces.registry import get_space
+from nas.training.checkpoint import Checkpoint, Stop
 from nas.training.loop import run
-from nas.training.retrain import RetrainJob, load_weights, measure, save_weights
+from nas.training.retrain import RetrainJob, load_weights, measure, save_weights, weights_of
 
 FORM = ImageForm(1, 8, 8, 10)
 
@@ -24,7 +25,7 @@ def test_saved_weights_measure_as_before_and_hold_no_auxiliary_head(
     run(job, checkpoint, lambda row: None)
     assert any(name.startswith("auxiliary.") for name in job.network.state_dict())
     path = tmp_path / "weights" / "main-0.safetensors"
-    save_weights(job.network, path)
+    save_weights(weights_of(job.network), path)
     assert not [name for name in load_file(path) if "auxiliary" in name]
 
     test = Stream(load_split(prepared, "test", torch.device("cpu")), 8, None, 0)
@@ -35,7 +36,7 @@ def test_saved_weights_measure_as_before_and_hold_no_auxiliary_head(
     assert measure(network, test.epoch(0)) == before
     assert not network.training
     again = tmp_path / "again.safetensors"
-    save_weights(network, again)
+    save_weights(weights_of(network), again)
     assert again.read_bytes() == path.read_bytes()
 
 
@@ -59,7 +60,7 @@ def test_a_masked_retraining_leaves_the_weights_of_the_compact_network(
     job, path = masked_job(), tmp_path / "main-0.safetensors"
     begun = {name: value.clone() for name, value in job.result().state_dict().items()}
     assert run(job, checkpoint, lambda row: None).history[-1]["drop_path"] > 0
-    save_weights(job.result(), path)
+    save_weights(weights_of(job.result()), path)
     assert not torch.equal(load_file(path)["classifier.weight"], begun["classifier.weight"])
 
     architecture = ChannelArchitecture.of(uniform("sep_conv_3x3", 3, 2, lambda w: Gates(1, 1, every(w))), "gated")
@@ -90,6 +91,36 @@ def test_a_masked_retraining_goes_on_with_the_same_bits(masked_job):
     assert again.network.drop_path > 0
     expected = whole.network.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in again.network.state_dict().items())
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_the_weights_of_the_last_epochs_are_kept_as_they_were(retrain_job, checkpoint, ema):
+    job, seen = retrain_job(epochs=4, best_of_last=3, ema=ema), {}
+    run(job, checkpoint, lambda row: seen.update({row["epoch"]: weights_of(job.result())}))
+    assert list(job.earlier) == [1, 2]  # the last one is the result itself
+    for epoch, weights in job.earlier.items():
+        assert weights.keys() == seen[epoch].keys()
+        assert all(torch.equal(value, seen[epoch][name]) for name, value in weights.items())
+        assert not torch.equal(weights["classifier.weight"], seen[3]["classifier.weight"])
+
+
+def test_kept_weights_survive_a_kill(retrain_job, checkpoint, tmp_path):
+    class KilledError(Exception):
+        pass
+
+    def kill(row):
+        if row["epoch"] == 2:
+            raise KilledError
+
+    whole = retrain_job(epochs=4, best_of_last=3)
+    run(whole, Checkpoint(tmp_path / "whole.pt", Stop()), lambda row: None)
+    with pytest.raises(KilledError):
+        run(retrain_job(epochs=4, best_of_last=3), checkpoint, kill)
+    again = retrain_job(epochs=4, best_of_last=3)
+    assert run(again, checkpoint, lambda row: None).resumed == 1
+    assert again.earlier.keys() == whole.earlier.keys()
+    for epoch, weights in whole.earlier.items():
+        assert all(torch.equal(value, again.earlier[epoch][name]) for name, value in weights.items())
 
 
 def test_measuring_changes_nothing(retrain_job, prepared):
