@@ -103,7 +103,7 @@ class NasBench201LayeredArchitecture(Architecture):
 
     def sheets(self) -> dict[str, list[CellGraph]]:
         """The stages side by side, shallow to deep."""
-        return {"cells": self.graphs()}
+        return {"stage": self.graphs()}  # titled `stage cells`
 
 
 def check_operations(name: str, operations: Sequence[str]) -> None:
