@@ -137,8 +137,7 @@ def skip_dropout(epoch: int, params: Params) -> float:
 
 
 def kept(epoch: int, params: Params) -> int | None:
-    """How many operations of eight stay on an edge of a current cell at the end of this epoch of an iteration; None for
-    all.
+    """How many operations of eight stay on an edge of a current cell when this epoch of an iteration ends; None: all.
 
     At thirds of the epochs that train alphas (ours: by thirds of all, those of P-DARTS would be no judge yet).
     """
