@@ -108,7 +108,8 @@ def test_a_search_goes_through_three_iterations():
     assert [list(record["cells"]) for record in method.records] == [[kind] for kind in KINDS]
     assert method.search_state()["depth"] == 6
     for record, mixed in zip(method.records, (2**2 + 4**2 + 8**2, 4**2 + 8**2, 8**2), strict=True):
-        assert record["params"]["mixed"] == 6 * 10 * mixed, "residual blocks are none of a cell"
+        assert record["params"]["mixed"] == 6 * 10 * mixed
+    assert method.records[0]["params"]["found"] == 0, "a residual block is no cell"
     (main,) = lfr.derive(method.search_state(), lfr.DeriveParams(rule="collected", controls=()), SPACE)
     found = {kind: tuple(op for op, _ in pairs) for kind, pairs in method.found.items()}
     assert main.architecture.cells == found
