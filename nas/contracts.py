@@ -167,9 +167,15 @@ class EdgeSpace(Space):
     def discretise(self, edges: Sequence[tuple[int, float]]) -> Pairs:
         """A cell of its edges' (operation, strength): the strongest edges of each node stay."""
 
+    def nodes_of(self, cell: Pairs) -> list[int]:
+        """The node that each pair of a cell leads to; inputs are the numbers below. Two pairs a node, as in DARTS,
+        unless a space says so."""
+        return [2 + at // 2 for at in range(len(cell))]
+
     def edges_of(self, cell: Pairs) -> list[int]:
-        """Index of the edge that each pair of a cell is on. Two pairs a node, as in DARTS, unless a space says so."""
-        return [sum(range(2, 2 + at // 2)) + pred for at, (_, pred) in enumerate(cell)]
+        """Index of the edge that each pair of a cell is on; every node has one from each state before it."""
+        nodes = self.nodes_of(cell)
+        return [sum(range(nodes[0], node)) + pred for node, (_, pred) in zip(nodes, cell, strict=True)]
 
     @abstractmethod
     def compose(self, cells: Mapping[str, Pairs]) -> ArchitectureLike:

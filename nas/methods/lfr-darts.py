@@ -4,8 +4,9 @@ Source: Hao, Zhu, "Layered feature representation for differentiable architectur
 4741-4753. Only its abstract is public: several cells, one per iteration, from shallow to deep; the cell is optimised by
 gradient descent, its weak connections are pruned, the supernet is deepened by more of this cell. The rest is DARTS'
 (relaxation, bi-level steps, rule of the cell), P-DARTS' (a supernet of 5 cells that grows, 25 epochs of which 10 warm
-up, their optimisers), or ours: stages as layers, `groups`, `future`, the growth, weights after it, every option.
-Shapes: alphas [14 edges, 8 operations], one table per cell type; a type is found, current or future.
+up, their optimisers), or ours: stages as layers, `groups`, `future`, the growth, weights after it, every option, the
+search in NAS-Bench-201's skeleton.
+Shapes: alphas [14 edges, 8 operations], there [6, 5], one table per cell type; a type is found, current or future.
 """
 
 import math
@@ -21,16 +22,24 @@ from nas.config import Section, as_tuple
 from nas.contracts import EdgeSpace, Growth, Pairs, SoftMix
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, entropy, frozen, op_counts
-from nas.methods.relaxed import AlphaTrainer, discretised, gradient, shares, strongest_ops, unrolled_gradient
+from nas.methods.relaxed import SKIP, AlphaTrainer, discretised, gradient, shares, strongest_ops, unrolled_gradient
 from nas.tasks import Tally, judge
 
-CellType = Literal["normal_1", "reduce_1", "normal_2", "reduce_2", "normal_3"]
-TYPES = ("normal_1", "reduce_1", "normal_2", "reduce_2", "normal_3")  # in order of depth
-NORMALS = ("normal_1", "normal_2", "normal_3")
-JOINT = (("normal_1", "reduce_1"), ("normal_2", "reduce_2"), ("normal_3",))
+STAGES = {  # of each space the cell types of its stages, in order of depth, the normal one of a stage first
+    "layered": (("normal_1", "reduce_1"), ("normal_2", "reduce_2"), ("normal_3",)),
+    "nasbench201-layered": (("cell_1",), ("cell_2",), ("cell_3",)),
+}
 KEPT = (5, 3)  # operations of an edge after the first and the second third, of eight (P-DARTS)
-SKIP = 3  # column of the tables
 SKIP_DROPOUT_RATE, PDARTS_EPOCHS = 0.2, 14  # decay per epoch after the warm-up, over its 14 further ones
+
+
+def cell_types(space: str) -> tuple[str, ...]:
+    """In order of depth."""
+    return tuple(kind for stage in STAGES[space] for kind in stage)
+
+
+def normals(space: str) -> tuple[str, ...]:
+    return tuple(stage[0] for stage in STAGES[space])
 
 
 def as_groups(value: Any) -> Any:
@@ -38,14 +47,14 @@ def as_groups(value: Any) -> Any:
 
 
 class Params(Section):
-    space: Literal["layered"]
+    space: Literal["layered", "nasbench201-layered"]
     epochs_each: int = Field(ge=1)  # epochs of an iteration
     warmup: int = Field(ge=0)  # of them before its first architecture step
     alpha_lr: float = Field(gt=0)  # Adam, betas .5 and .999
     alpha_decay: float = Field(ge=0)
     alpha_clip: float = Field(gt=0)
     joint_reduction: bool  # a stage's normal and reduction cell in one iteration, or in two; where `groups` is null
-    groups: Annotated[tuple[tuple[CellType, ...], ...] | None, BeforeValidator(as_groups)]  # any other order
+    groups: Annotated[tuple[tuple[str, ...], ...] | None, BeforeValidator(as_groups)]  # any other order
     n_grow: int = Field(ge=1)  # copies of a normal cell once it is found
     future: Literal["uniform", "trainable", "absent"]
     inherit: bool
@@ -57,13 +66,13 @@ class Params(Section):
     @model_validator(mode="after")
     def keys_that_go_together(self) -> Self:
         named = [kind for group in self.iterations for kind in group]
-        if sorted(named) != sorted(TYPES) or not all(self.iterations):
-            raise ValueError(f"'groups' must name each of {', '.join(TYPES)} once, in groups that are not empty")
+        if sorted(named) != sorted(self.types) or not all(self.iterations):
+            raise ValueError(f"'groups' must name each of {', '.join(self.types)} once, in groups that are not empty")
         if self.warmup >= self.epochs_each:
             raise ValueError("'warmup' must be less than 'epochs_each', else no architecture step is taken")
         if self.warmup == 0 and not self.inherit:
             raise ValueError("'warmup: 0' needs 'inherit: true': weights begin anew in every iteration")
-        if self.future == "absent" and tuple(named) != TYPES:
+        if self.future == "absent" and tuple(named) != self.types:
             raise ValueError("'future: absent' needs groups in order of depth: the network ends with the current one")
         if self.order == "unrolled" and self.skip_dropout > 0:
             raise ValueError(
@@ -74,11 +83,15 @@ class Params(Section):
         return self
 
     @property
+    def types(self) -> tuple[str, ...]:
+        return cell_types(self.space)
+
+    @property
     def iterations(self) -> tuple[tuple[str, ...], ...]:
         """The cell types that each iteration finds."""
         if self.groups is not None:
             return self.groups
-        return JOINT if self.joint_reduction else tuple((kind,) for kind in TYPES)
+        return STAGES[self.space] if self.joint_reduction else tuple((kind,) for kind in self.types)
 
 
 class DeriveParams(Section):
@@ -102,15 +115,15 @@ class DeriveParams(Section):
 def repeats(params: Params, iteration: int) -> dict[str, int]:
     """Copies of each type: one, and of a normal type `n_grow` once it is found."""
     found = {kind for group in params.iterations[:iteration] for kind in group}
-    return {kind: params.n_grow if kind in NORMALS and kind in found else 1 for kind in TYPES}
+    return {kind: params.n_grow if kind in found.intersection(normals(params.space)) else 1 for kind in params.types}
 
 
 def row(params: Params, iteration: int) -> tuple[str, ...]:
     """The type of each cell, in order of depth; with `future: absent` up to the last current one."""
     count = repeats(params, iteration)
-    types = list(TYPES)
+    types = params.types
     if params.future == "absent" and iteration < len(params.iterations):
-        types = types[: 1 + max(TYPES.index(kind) for kind in params.iterations[iteration])]
+        types = types[: 1 + max(types.index(kind) for kind in params.iterations[iteration])]
     return tuple(kind for kind in types for _ in range(count[kind]))
 
 
@@ -124,7 +137,7 @@ def skip_dropout(epoch: int, params: Params) -> float:
 
 
 def kept(epoch: int, params: Params) -> int | None:
-    """How many operations stay on an edge of a current cell at the end of this epoch of an iteration; None for all.
+    """How many operations of eight stay on an edge of a current cell when this epoch of an iteration ends; None: all.
 
     At thirds of the epochs that train alphas (ours: by thirds of all, those of P-DARTS would be no judge yet).
     """
@@ -136,17 +149,26 @@ def kept(epoch: int, params: Params) -> int | None:
 # --- Pruning
 
 
-def strengths(alpha: Tensor, alive: Tensor) -> list[tuple[int, float]]:
-    """(operation, share) of the best operation but none of each edge; none takes its share of the softmax."""
-    return strongest_ops(shares(alpha, alive)[:, 1:])
+def strengths(alpha: Tensor, alive: Tensor, first: int = 1) -> list[tuple[int, float]]:
+    """(operation, share) of the best operation but none of each edge; none takes its share of the softmax.
+
+    `first`: the first operation that an edge may be found with, 0 to let none be one.
+    """
+    return strongest_ops(shares(alpha, alive)[:, first:], first)
 
 
 def prune(alpha: Tensor, alive: Tensor, space: EdgeSpace, max_skips: int | None) -> Pairs:
     """The cell that a table stands for: per edge the strongest operation but none, per node the two strongest edges.
 
-    `max_skips`: while more skips stay, the weakest counts 0 on its edge and the rule is applied again (P-DARTS).
+    Where none may stay it takes part, and the space keeps every edge. `max_skips`: while more skips stay, the weakest
+    counts 0 on its edge and the rule is applied again (P-DARTS).
     """
-    return discretised(shares(alpha, alive)[:, 1:], space, SKIP, max_skips)
+    first, names = first_op(space), next(iter(space.variables().values()))[0]
+    return discretised(shares(alpha, alive)[:, first:], space, names.index(SKIP), max_skips, first)
+
+
+def first_op(space: EdgeSpace) -> int:
+    return 0 if space.none_stays else 1
 
 
 def margins(strength: Sequence[tuple[int, float]]) -> list[float | None]:
@@ -185,7 +207,7 @@ class Method(SearchMethod[Params]):
         self.iteration, self.current = iteration, params.iterations[iteration]
         earlier = [kind for group in params.iterations[:iteration] for kind in group]
         self.growth = Growth(row(params, iteration), {kind: self.found[kind] for kind in earlier})
-        self.mixed = [kind for kind in TYPES if kind in self.growth.kinds and kind not in earlier]
+        self.mixed = [kind for kind in params.types if kind in self.growth.kinds and kind not in earlier]
         older = getattr(self, "supernet", None)
         self.supernet = setting.place(self.space.supernet(setting.form, setting.common, growth=self.growth))
         if params.inherit and older is not None:
@@ -305,7 +327,8 @@ class Method(SearchMethod[Params]):
             return
         for kind in self.current:
             table = shares(self.alphas[kind].cpu(), self.alive[kind])
-            best = (-table).argsort(dim=-1, stable=True)[:, :count]
+            most = round(count * table.shape[1] / 8)
+            best = (-table).argsort(dim=-1, stable=True)[:, :most]
             self.alive[kind] = torch.zeros_like(self.alive[kind]).scatter(1, best, True)
         self.count()
 
@@ -313,7 +336,7 @@ class Method(SearchMethod[Params]):
         """The current cells are pruned; they are found, and will not change any more."""
         record = self.examined()
         for kind in self.current:
-            limit = self.params.max_skips if kind in NORMALS else None
+            limit = self.params.max_skips if kind in normals(self.params.space) else None
             cell = prune(self.alphas[kind].cpu(), self.alive[kind], self.space, limit)
             self.found[kind] = [(op, pred) for op, pred in cell]
             record["cells"][kind]["found"] = [list(pair) for pair in self.found[kind]]
@@ -323,18 +346,19 @@ class Method(SearchMethod[Params]):
     def examined(self) -> dict[str, Any]:
         """What the iteration worked on and what the pruning rests on."""
         states = {kind: "current" if kind in self.current else "future" for kind in self.mixed}
-        of_cells = {"mixed": 0, "found": 0}
-        for kind, cell in zip(self.growth.kinds, cast(Any, self.supernet).cells, strict=True):
-            of_cells["mixed" if kind in states else "found"] += sum(p.numel() for p in cell.parameters())
+        of_cells, network = {"mixed": 0, "found": 0}, cast(Any, self.supernet)
+        for kind, cell in zip(network.kinds, network.cells, strict=True):
+            if kind in self.names:  # no residual block
+                of_cells["mixed" if kind in states else "found"] += sum(p.numel() for p in cell.parameters())
         cells = {}
         for kind in self.current:
-            strength = strengths(self.alphas[kind].cpu(), self.alive[kind])
+            strength = strengths(self.alphas[kind].cpu(), self.alive[kind], first_op(self.space))
             cells[kind] = {
                 "alpha": self.alphas[kind].tolist(),
                 "alive": self.alive[kind].int().tolist(),
                 "ops": [op for op, _ in strength],
                 "strengths": [share for _, share in strength],
-                "margins": margins(strength),
+                "margins": [] if self.space.none_stays else margins(strength),  # where every edge stays none competes
             }
         row = [[kind, states.get(kind, "found")] for kind in self.growth.kinds]
         return {"epoch": self.epoch, "row": row, "params": of_cells, "cells": cells}
@@ -342,7 +366,7 @@ class Method(SearchMethod[Params]):
     # --- State
 
     def search_state(self) -> dict[str, Any]:
-        found = {kind: [list(pair) for pair in self.found[kind]] for kind in TYPES}
+        found = {kind: [list(pair) for pair in self.found[kind]] for kind in self.params.types}
         return {"found": found, "iterations": self.records, "depth": len(row(self.params, len(self.params.iterations)))}
 
     def macs(self) -> int:
@@ -381,8 +405,8 @@ def explained(record: Mapping[str, Any], found: Mapping[str, Pairs]) -> Iterator
     yield f"iteration over at the end of epoch {record['epoch'] + 1}: {depth} cells, parameters {record['params']}"
     for kind, cell in record["cells"].items():
         pairs = " | ".join(f"{op} {pred}" for op, pred in found[kind])
-        clear = ", ".join("-" if margin is None else f"{margin:.4f}" for margin in cell["margins"])
-        yield f"  {kind}: {pairs}; second over third edge of each node: {clear}"
+        margin = ", ".join("-" if lead is None else f"{lead:.4f}" for lead in cell["margins"])
+        yield f"  {kind}: {pairs}" + (f"; second over third edge of each node: {margin}" if margin else "")
         skips = sum(op == "skip_connect" for op, _ in found[kind])
         if 2 * skips > len(found[kind]):
             yield f"  warning: {skips} of the {len(found[kind])} operations of {kind} are skip connections"
@@ -392,53 +416,55 @@ def explained(record: Mapping[str, Any], found: Mapping[str, Pairs]) -> Iterator
 
 
 def derive(state: dict[str, Any], params: DeriveParams, space: EdgeSpace) -> list[Derived]:
-    """The five cells as they were found, and the controls that the claim of layers is measured against (ours).
+    """The cells as they were found, and the controls that the claim of layers is measured against (ours).
 
     `repeat_1` and `repeat_3`: the normal cell of the first or of the last stage everywhere; `_equal`: as wide as comes
     nearest to the parameters of the layered network. `swapped`: the cells from deep to shallow.
     """
     cells: dict[str, Pairs] = {kind: [(op, pred) for op, pred in pairs] for kind, pairs in state["found"].items()}
-    found = [Derived("main", space.compose(cells), layers(cells))]
+    found = [Derived("main", space.compose(cells), layers(cells, space))]
     for control in params.controls:
-        changed = space.compose(controlled(cells, control))
+        changed = space.compose(controlled(cells, control, space.name))
         found.append(Derived(control, changed, {}, like="main" if control.endswith("_equal") else None))
     return found
 
 
-def controlled(cells: Mapping[str, Pairs], control: str) -> dict[str, Pairs]:
+def controlled(cells: Mapping[str, Pairs], control: str, space: str) -> dict[str, Pairs]:
     if control == "swapped":
-        n1, r1, n2, r2, n3 = (cells[kind] for kind in TYPES)
-        return dict(zip(TYPES, (n3, r2, n2, r1, n1), strict=True))
-    repeated = cells["normal_1" if control.startswith("repeat_1") else "normal_3"]
-    return {**cells, **dict.fromkeys(NORMALS, repeated)}
+        types = cell_types(space)  # the same backwards, but for the numbers
+        return {kind: cells[other] for kind, other in zip(types, types[::-1], strict=True)}
+    first, *_, last = normals(space)
+    return {**cells, **dict.fromkeys(normals(space), cells[first if control.startswith("repeat_1") else last])}
 
 
-def layers(cells: Mapping[str, Pairs]) -> dict[str, Any]:
+def layers(cells: Mapping[str, Pairs], space: EdgeSpace) -> dict[str, Any]:
     """Whether the cells are layered at all: how far the normal ones differ, and what each is made of."""
-    pairs = {f"{a[-1]}-{b[-1]}": difference(cells[a], cells[b]) for a, b in combinations(NORMALS, 2)}
-    return {"differences": pairs, "cells": {kind: made_of(cells[kind]) for kind in NORMALS}}
+    kinds = normals(space.name)
+    pairs = {f"{a[-1]}-{b[-1]}": difference(cells[a], cells[b], space) for a, b in combinations(kinds, 2)}
+    return {"differences": pairs, "cells": {kind: made_of(cells[kind], space) for kind in kinds}}
 
 
-def difference(one: Pairs, other: Pairs) -> float:
-    """Share of (operation, predecessor) pairs that the other cell has not at the same node."""
-    nodes = [({*one[at : at + 2]}, {*other[at : at + 2]}) for at in range(0, len(one), 2)]
-    return 1 - sum(len(a & b) for a, b in nodes) / len(one)
+def difference(one: Pairs, other: Pairs, space: EdgeSpace) -> float:
+    """Share of (operation, edge) pairs that the other cell has not."""
+    a, b = ({(op, e) for (op, _), e in zip(cell, space.edges_of(cell), strict=True)} for cell in (one, other))
+    return 1 - len(a & b) / len(one)
 
 
-def made_of(cell: Pairs) -> dict[str, float]:
+def made_of(cell: Pairs, space: EdgeSpace) -> dict[str, float]:
     """Of a normal cell, whose skips are identities: mean kernel width of its convolutions, share of skips, convolutions
-    on the longest path from an input."""
-    widths = [int(op[-1]) for op, _ in cell if "conv" in op]
-    depth = [0, 0]
-    for at in range(0, len(cell), 2):
-        depth.append(max(depth[pred] + convolutions(op) for op, pred in cell[at : at + 2]))
+    on the longest path from an input to any node."""
+    widths, nodes = [int(op[-1]) for op, _ in cell if "conv" in op], space.nodes_of(cell)
+    depth = dict.fromkeys(range(nodes[0]), 0)  # of the nodes that an input reaches
+    for node, (op, pred) in zip(nodes, cell, strict=True):
+        if op != "none" and pred in depth:
+            depth[node] = max(depth.get(node, 0), depth[pred] + convolutions(op))
     return {
         "mean_kernel": sum(widths) / len(widths) if widths else 0.0,
         "skip_share": sum(op == "skip_connect" for op, _ in cell) / len(cell),
-        "depth": max(depth),
+        "depth": max(depth.values()),
     }
 
 
 def convolutions(op: str) -> int:
     """Non-linear layers one after the other: a separable convolution is two."""
-    return {"sep": 2, "dil": 1}.get(op[:3], 0)
+    return {"sep": 2, "dil": 1, "nor": 1}.get(op[:3], 0)

@@ -20,7 +20,7 @@ from nas.tasks import Tally
 
 
 class Params(Section):
-    space: Literal["darts", "layered", "nasbench201"]
+    space: Literal["darts", "layered", "nasbench201", "nasbench201-layered"]
     samples: int = Field(ge=1)
 
 

@@ -88,7 +88,43 @@ class MixedCell(nn.Module):
         return states[2:]
 
 
-class Supernet(nn.Module):
+class GrowingSupernet(nn.Module):
+    """A supernet that is a row of cells of named types, of which some are found."""
+
+    kinds: tuple[str, ...]
+    found: Mapping[str, Pairs]
+
+    def inherit(self, older: "GrowingSupernet") -> None:
+        """Take the weights of a supernet from before a type was found or repeated, wherever the shapes agree.
+
+        The cells of a type follow each other in order; one that the older network lacks takes those of its first.
+        """
+        weights = dict(older.named_parameters()) | dict(older.named_buffers())
+        with torch.no_grad():
+            for name, value in [*self.named_parameters(), *self.named_buffers()]:
+                source = weights.get(self._name_in(older, name))
+                if source is not None and source.shape == value.shape:
+                    value.copy_(source)
+
+    def _name_in(self, older: "GrowingSupernet", name: str) -> str:
+        """What a parameter of this network is called in the older one; empty for a cell of a type that it lacks."""
+        if not name.startswith("cells."):
+            return name
+        _, place, *rest = name.split(".")
+        kind, index = self.kinds[int(place)], int(place)
+        holders = [at for at, held in enumerate(older.kinds) if held == kind]
+        turn = self.kinds[:index].count(kind)
+        if not holders:
+            return ""
+        cell = holders[turn] if turn < len(holders) else holders[0]
+        return ".".join(["cells", str(cell), *self._within_cell(older, kind, rest)])
+
+    def _within_cell(self, older: "GrowingSupernet", kind: str, name: list[str]) -> list[str]:
+        """What a parameter of a cell is called in the older network's cell of its type."""
+        return name
+
+
+class Supernet(GrowingSupernet):
     """Many architectures at once: forward(images, mix) -> logits [B, classes]. A type that is found is no mixture."""
 
     def __init__(self, form: ImageForm, size: Size, growth: Growth, reference: bool = False) -> None:
@@ -115,34 +151,12 @@ class Supernet(nn.Module):
             before, last = last, cell(before, last, *given)
         return self.classifier(last.mean((2, 3)))
 
-    def inherit(self, older: "Supernet") -> None:
-        """Take the weights of a supernet from before a type was found or repeated, wherever the shapes agree.
-
-        The cells of a type follow each other in order; one that the older network lacks takes those of its first.
-        """
-        weights = dict(older.named_parameters()) | dict(older.named_buffers())
-        with torch.no_grad():
-            for name, value in [*self.named_parameters(), *self.named_buffers()]:
-                source = weights.get(self._name_in(older, name))
-                if source is not None and source.shape == value.shape:
-                    value.copy_(source)
-
-    def _name_in(self, older: "Supernet", name: str) -> str:
-        """What a parameter of this network is called in the older one; empty for a cell of a type that it lacks."""
-        if not name.startswith("cells."):
-            return name
-        _, place, *rest = name.split(".")
-        kind, index = self.kinds[int(place)], int(place)
-        holders = [at for at, held in enumerate(older.kinds) if held == kind]
-        turn = self.kinds[:index].count(kind)
-        if not holders:
-            return ""
-        cell = holders[turn] if turn < len(holders) else holders[0]
-        if rest[0] == "ops" and kind not in older.found:  # an operation of a found cell, once one of a mixed edge
-            op, pred = self.found[kind][int(rest[1])]
-            edge = EDGES.index((2 + int(rest[1]) // 2, pred))
-            rest = ["edges", str(edge), "ops", str(PRIMITIVES.index(op)), *rest[2:]]
-        return ".".join(["cells", str(cell), *rest])
+    def _within_cell(self, older: GrowingSupernet, kind: str, name: list[str]) -> list[str]:
+        if name[0] == "ops" and kind not in older.found:  # an operation of a found cell, once one of a mixed edge
+            op, pred = self.found[kind][int(name[1])]
+            edge = EDGES.index((2 + int(name[1]) // 2, pred))
+            return ["edges", str(edge), "ops", str(PRIMITIVES.index(op)), *name[2:]]
+        return name
 
 
 def running(mix: Mix, kind: str) -> list[Edge]:

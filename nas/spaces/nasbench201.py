@@ -16,25 +16,36 @@ from nas.complexity import Count, count
 from nas.config import Size
 from nas.contracts import CategoricalSpace, Choices, EdgeSpace, Growth, HardMix, ImageForm, Pairs
 from nas.spaces.nasbench201_architecture import EDGES, OPERATIONS, NasBench201Architecture
-from nas.spaces.nasbench201_cells import NONE, Network, Supernet, live, operation, stage_cells
+from nas.spaces.nasbench201_cells import NONE, Network, Supernet, layout, live, operation, stage_cells
 from nas.spaces.registry import register_space
 
 KIND = "cell"
 
 
-@register_space("nasbench201")
-class NasBench201Space(EdgeSpace, CategoricalSpace):
+class EveryEdge(EdgeSpace):
+    """A space of these cells: all edges stay, `none` among their operations."""
+
     none_stays = True
 
+    def discretise(self, edges: Sequence[tuple[int, float]]) -> Pairs:
+        """Every edge stays, whatever its strength."""
+        return tuple((OPERATIONS[op], pred) for (op, _), (_, pred) in zip(edges, EDGES, strict=True))
+
+    def nodes_of(self, cell: Pairs) -> list[int]:
+        return [node for node, _ in EDGES]
+
+
+@register_space("nasbench201")
+class NasBench201Space(EveryEdge, CategoricalSpace):
     def variables(self) -> dict[str, tuple[tuple[str, ...], ...]]:
         return {KIND: (OPERATIONS,) * len(EDGES)}
 
     def supernet(self, form: ImageForm, size: Size, reference: bool = False, growth: Growth | None = None) -> nn.Module:
         assert growth is None, "a cell of this space is the same in every stage"
-        return Supernet(form, size, reference)
+        return Supernet(form, size, layout(size, (KIND,) * 3), {}, reference)
 
     def network(self, architecture: NasBench201Architecture, form: ImageForm, size: Size, auxiliary: bool) -> nn.Module:
-        return Network(architecture.operations, form, size, auxiliary)
+        return Network((architecture.operations,) * 3, form, size, auxiliary)
 
     def random(self, generator: torch.Generator) -> NasBench201Architecture:
         """Every operation uniform, one by one."""
@@ -45,13 +56,6 @@ class NasBench201Space(EdgeSpace, CategoricalSpace):
 
     def text(self, architecture: NasBench201Architecture) -> str:
         return architecture.text
-
-    def discretise(self, edges: Sequence[tuple[int, float]]) -> Pairs:
-        """Every edge stays, whatever its strength."""
-        return tuple((OPERATIONS[op], pred) for (op, _), (_, pred) in zip(edges, EDGES, strict=True))
-
-    def edges_of(self, cell: Pairs) -> list[int]:
-        return list(range(len(EDGES)))
 
     def compose(self, cells: Mapping[str, Pairs]) -> NasBench201Architecture:
         return NasBench201Architecture(operations=tuple(op for op, _ in cells[KIND]))
@@ -95,6 +99,7 @@ def op_prices(form: ImageForm, number: int, channels: int, affine: bool) -> tupl
         ]
         prices[op] = Count(number * sum(c.params for c in found), number * sum(c.macs for c in found))
     if affine:
-        return prices, count(lambda: Network(["none"] * len(EDGES), form, size, auxiliary=False), form.shape)
+        return prices, count(lambda: Network([["none"] * len(EDGES)] * 3, form, size, auxiliary=False), form.shape)
     nothing = HardMix({KIND: [NONE] * len(EDGES)})
-    return prices, count(lambda: Supernet(form, size, reference=True), form.shape, nothing)
+    kinds = layout(size, (KIND,) * 3)
+    return prices, count(lambda: Supernet(form, size, kinds, {}, reference=True), form.shape, nothing)

@@ -1,4 +1,5 @@
-"""The record of space `nasbench201`: a cell of four nodes and six edges, and its string in the benchmark. No torch.
+"""The records of space `nasbench201`, a cell of four nodes and six edges with its string in the benchmark, and of
+`nasbench201-layered`, one for each stage. No torch.
 
 Source: Dong and Yang, "NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture Search", ICLR 2020, arXiv
 2001.00326; D-X-Y/AutoDL-Projects (MIT), for order and names of the operations and the rule that finds equal cells.
@@ -13,6 +14,7 @@ from pydantic import BeforeValidator, model_validator
 from nas.spaces.architecture import Architecture, ArchitectureError, CellGraph, register_architecture
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")  # in the benchmark's order
+KINDS = ("cell_1", "cell_2", "cell_3")  # of `nasbench201-layered`, in order of depth
 EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))  # (node, predecessor); node 0 is the input, node 3 the output
 CELLS = len(OPERATIONS) ** len(EDGES)  # 15,625
 ZERO = "#"  # how the benchmark writes what is zero everywhere
@@ -23,20 +25,19 @@ def _tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+Operations = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
+
+
 @register_architecture("nasbench201")
 class NasBench201Architecture(Architecture):
     """The operation of each edge, in the order of EDGES."""
 
     space: Literal["nasbench201"] = "nasbench201"
-    operations: Annotated[tuple[str, ...], BeforeValidator(_tuple)]
+    operations: Operations
 
     @model_validator(mode="after")
     def operations_are_known(self) -> Self:
-        if len(self.operations) != len(EDGES):
-            raise ValueError(f"a cell has {len(self.operations)} operations, expected {len(EDGES)}, one per edge")
-        for (node, pred), op in zip(EDGES, self.operations, strict=True):
-            if op not in OPERATIONS:
-                raise ValueError(f"edge {pred} -> {node}: operation {op!r} is not one of {', '.join(OPERATIONS)}")
+        check_operations("a cell", self.operations)
         return self
 
     @staticmethod
@@ -59,14 +60,67 @@ class NasBench201Architecture(Architecture):
         return topology(self.operations)
 
     def graphs(self) -> list[CellGraph]:
-        """The one cell; an edge without a connection is not drawn."""
-        names = ("in", "1", "2", "out")
-        drawn = [
-            (names[pred], names[node], op)
-            for (node, pred), op in zip(EDGES, self.operations, strict=True)
-            if op != "none"
-        ]
-        return [CellGraph("cell", names[:1], names[1:3], names[3], tuple(drawn))]
+        """The one cell."""
+        return [graph("cell", self.operations)]
+
+
+@register_architecture("nasbench201-layered")
+class NasBench201LayeredArchitecture(Architecture):
+    """A cell of `nasbench201` for each stage (ours, for LFR-DARTS), by name: reversed they would be valid, too."""
+
+    space: Literal["nasbench201-layered"] = "nasbench201-layered"
+    cell_1: Operations  # of the widest maps, next to the images
+    cell_2: Operations
+    cell_3: Operations
+
+    @model_validator(mode="after")
+    def operations_are_known(self) -> Self:
+        for name, operations in self.cells.items():
+            check_operations(name, operations)
+        return self
+
+    @staticmethod
+    def read(texts: Sequence[str]) -> "NasBench201LayeredArchitecture":
+        """The cells of the benchmark's strings, shallow to deep; one alone stands in every stage."""
+        cells = [NasBench201Architecture.read(text).operations for text in texts]
+        if len(cells) not in (1, len(KINDS)):
+            raise ArchitectureError(f"{len(cells)} cells, expected {len(KINDS)}, one per stage, or one for all")
+        stages = cells * len(KINDS) if len(cells) == 1 else cells
+        return NasBench201LayeredArchitecture.parse(dict(zip(KINDS, stages, strict=True)))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The benchmark's string of each stage's cell, shallow to deep."""
+        return tuple(NasBench201Architecture(operations=operations).text for operations in self.cells.values())
+
+    @property
+    def cells(self) -> dict[str, tuple[str, ...]]:
+        """Cell type -> its operations, in order of depth."""
+        return {kind: getattr(self, kind) for kind in KINDS}
+
+    def graphs(self) -> list[CellGraph]:
+        return [graph(name, operations) for name, operations in self.cells.items()]
+
+    def sheets(self) -> dict[str, list[CellGraph]]:
+        """The stages side by side, shallow to deep."""
+        return {"stage": self.graphs()}  # titled `stage cells`
+
+
+def check_operations(name: str, operations: Sequence[str]) -> None:
+    if len(operations) != len(EDGES):
+        raise ValueError(f"{name} has {len(operations)} operations, expected {len(EDGES)}, one per edge")
+    for (node, pred), op in zip(EDGES, operations, strict=True):
+        if op not in OPERATIONS:
+            found = f"operation {op!r} is not one of {', '.join(OPERATIONS)}"
+            raise ValueError(f"{name}, edge {pred} -> {node}: {found}")
+
+
+def graph(name: str, operations: Sequence[str]) -> CellGraph:
+    """A cell; an edge without a connection is not drawn."""
+    names = ("in", "1", "2", "out")
+    edges = zip(EDGES, operations, strict=True)
+    drawn = tuple((names[pred], names[node], op) for (node, pred), op in edges if op != "none")
+    return CellGraph(name, names[:1], names[1:3], names[3], drawn)
 
 
 def topology(operations: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ cells each, at C, 2C and 4C, with a residual block between them.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,17 +18,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.config import Size
-from nas.contracts import ImageForm, Mix, SoftMix
+from nas.contracts import ImageForm, Mix, Pairs, SoftMix
 from nas.spaces import kernels
 from nas.spaces.architecture import ArchitectureError
 from nas.spaces.batched import Edge, Part, _holders, _scale, _sum, _times, _weighted, batch_norm
-from nas.spaces.cells import AuxiliaryHead, check_stem, running, stem
-from nas.spaces.nasbench201_architecture import EDGES, OPERATIONS
+from nas.spaces.cells import AuxiliaryHead, GrowingSupernet, check_stem, running, stem
+from nas.spaces.nasbench201_architecture import EDGES, KINDS, OPERATIONS
 from nas.spaces.ops import OPS, PointwiseConv2d, Zero, drop_path, relu_conv_bn
 from nas.spaces.ops import batch_norm as norm
 
 NONE, SKIP, POOL = (OPERATIONS.index(name) for name in ("none", "skip_connect", "avg_pool_3x3"))
 OUTPUT = 3
+RESIDUAL = "residual"  # in a row of cells, the block between two stages
 LEAVING = tuple([e for e, (_, pred) in enumerate(EDGES) if pred == state] for state in range(OUTPUT))
 
 
@@ -86,11 +87,16 @@ def live(edges: Sequence[Edge]) -> Sequence[Edge]:
 
 
 class MixedEdge(nn.Module):
-    """An edge of the supernet: the weighted sum of its candidates. Its forward is the yardstick for the batched one."""
+    """An edge of the supernet: the weighted sum of its candidates. Its forward is the yardstick for the batched one.
 
-    def __init__(self, channels: int) -> None:
+    `found`: the one candidate that it holds; all when None.
+    """
+
+    def __init__(self, channels: int, found: str | None = None) -> None:
         super().__init__()
-        self.ops = nn.ModuleList(operation(name, channels, False) for name in OPERATIONS)
+        self.ops = nn.ModuleList(
+            operation(name if found in (None, name) else "none", channels, False) for name in OPERATIONS
+        )
 
     def forward(self, x: Tensor, edge: Edge, skip_dropout: float) -> Tensor:
         maps = [torch.zeros_like(x)] if not edge else []
@@ -103,12 +109,15 @@ class MixedEdge(nn.Module):
 
 
 class MixedCell(nn.Module):
-    """A cell of mixed edges; `reference` runs them one by one, as the benchmark's code does."""
+    """A cell of mixed edges; `reference` runs them one by one, as the benchmark's code does.
 
-    def __init__(self, channels: int, reference: bool) -> None:
+    `found`: one operation an edge, when there is no choice any more.
+    """
+
+    def __init__(self, channels: int, reference: bool, found: Sequence[str] | None = None) -> None:
         super().__init__()
         self.reference = reference
-        self.edges = nn.ModuleList(MixedEdge(channels) for _ in EDGES)
+        self.edges = nn.ModuleList(MixedEdge(channels, found[e] if found else None) for e in range(len(EDGES)))
 
     def forward(self, x: Tensor, edges: Sequence[Edge], skip_dropout: float) -> Tensor:
         return (self._one_by_one if self.reference else self._batched)(x, edges, skip_dropout)
@@ -156,26 +165,39 @@ def convolved(x: Tensor, kernel: Tensor) -> Tensor:
     return F.conv2d(x, kernel, padding=kernel.shape[-1] // 2)
 
 
-class Supernet(nn.Module):
-    """Every cell at once: forward(images, mix) -> logits [B, classes]."""
+class Supernet(GrowingSupernet):
+    """Every cell at once: forward(images, mix) -> logits [B, classes]. Of a found type the one operation of an edge
+    runs, and no skip is dropped. `kinds`: the row of `layout`."""
 
-    def __init__(self, form: ImageForm, size: Size, reference: bool = False) -> None:
+    def __init__(
+        self, form: ImageForm, size: Size, kinds: tuple[str, ...], found: Mapping[str, Pairs], reference: bool = False
+    ) -> None:
         super().__init__()
+        check_stem(size, "nasbench201")
         self.stem = stem(form.channels, size.channels)
+        self.kinds, self.found = kinds, found
+        ops = {kind: [op for op, _ in cell] for kind, cell in found.items()}
+        *widths, last = widths_of(kinds, size.channels)
         self.cells = nn.ModuleList(
-            MixedCell(channels, reference) if kind == "cell" else Residual(channels, searching=True)
-            for kind, channels in layout(size)
+            Residual(channels, searching=True) if kind == RESIDUAL else MixedCell(channels, reference, ops.get(kind))
+            for kind, channels in zip(kinds, widths, strict=True)
         )
-        self.norm = scaled_norm(4 * size.channels, searching=True)
-        self.classifier = nn.Linear(4 * size.channels, form.classes)
+        self.norm = scaled_norm(last, searching=True)
+        self.classifier = nn.Linear(last, form.classes)
 
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
-        edges = live(running(mix, "cell"))
+        edges = {kind: live(self._edges(kind, mix)) for kind in dict.fromkeys(self.kinds) if kind != RESIDUAL}
         skip_dropout = mix.skip_dropout if isinstance(mix, SoftMix) else 0.0
         x = self.stem(images)
-        for cell in self.cells:
-            x = cell(x, edges, skip_dropout) if isinstance(cell, MixedCell) else cell(x)
+        for kind, cell in zip(self.kinds, self.cells, strict=True):
+            drop = 0.0 if kind in self.found else skip_dropout
+            x = cell(x) if kind == RESIDUAL else cell(x, edges[kind], drop)
         return self.classifier(F.relu(self.norm(x)).mean((2, 3)))
+
+    def _edges(self, kind: str, mix: Mix) -> list[Edge]:
+        if kind in self.found:
+            return [[(OPERATIONS.index(op), None)] for op, _ in self.found[kind]]
+        return running(mix, kind)
 
 
 # --- The network
@@ -201,20 +223,24 @@ class FoundCell(nn.Module):
 
 
 class Network(nn.Module):
-    """The network that is retrained and judged: forward(images) -> (logits, auxiliary logits or None)."""
+    """The network that is retrained and judged: forward(images) -> (logits, auxiliary logits or None).
 
-    def __init__(self, operations: Sequence[str], form: ImageForm, size: Size, auxiliary: bool) -> None:
+    `operations`: those of the cell of each stage.
+    """
+
+    def __init__(self, operations: Sequence[Sequence[str]], form: ImageForm, size: Size, auxiliary: bool) -> None:
         super().__init__()
         self.drop_path = 0.0  # probability, set by the training loop at each epoch
         self.stem = stem(form.channels, size.channels)
-        kinds = list(layout(size))
+        kinds = layout(size, KINDS)
+        *widths, wide = widths_of(kinds, size.channels)
+        cells = dict(zip(KINDS, operations, strict=True))
         self.cells = nn.ModuleList(
-            FoundCell(operations, channels) if kind == "cell" else Residual(channels, searching=False)
-            for kind, channels in kinds
+            Residual(channels, searching=False) if kind == RESIDUAL else FoundCell(cells[kind], channels)
+            for kind, channels in zip(kinds, widths, strict=True)
         )
-        wide = 4 * size.channels
         self.auxiliary = AuxiliaryHead(wide, form.classes) if auxiliary else None  # behind the second residual block
-        self.auxiliary_after = [at for at, (kind, _) in enumerate(kinds) if kind == "residual"][1]
+        self.auxiliary_after = [at for at, kind in enumerate(kinds) if kind == RESIDUAL][1]
         self.norm = scaled_norm(wide, searching=False)
         self.classifier = nn.Linear(wide, form.classes)
 
@@ -241,12 +267,23 @@ def stage_cells(size: Size) -> int:
     return (size.cells - 2) // 3
 
 
-def layout(size: Size) -> Iterator[tuple[str, int]]:
-    """Of each cell its kind, cell or residual, and the width of its input."""
-    number, channels = stage_cells(size), size.channels
-    for stage in range(3):
-        for _ in range(number):
-            yield "cell", channels
-        if stage < 2:
-            yield "residual", channels
-            channels *= 2
+def layout(size: Size, kinds: Sequence[str]) -> tuple[str, ...]:
+    """The type of each cell and the residual blocks, in order of depth; `kinds`: the type of each stage."""
+    return joined([kind] * stage_cells(size) for kind in kinds)
+
+
+def joined(stages: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    """The cells of some stages with a residual block between two of them."""
+    row: list[str] = []
+    for stage in stages:
+        row += [RESIDUAL] if row else []
+        row += stage
+    return tuple(row)
+
+
+def widths_of(kinds: Sequence[str], channels: int) -> Iterator[int]:
+    """The width of the input of each cell and block, and that behind the last."""
+    for kind in kinds:
+        yield channels
+        channels *= 2 if kind == RESIDUAL else 1
+    yield channels

@@ -6,7 +6,16 @@ from typing import TypeVar
 
 from nas.contracts import Space
 
-SPACES = ("darts", "layered", "channel", "enas", "nasbench201", "mobile", "mobile-cifar")  # nas/spaces/<name>.py
+SPACES = (  # nas/spaces/<name>.py
+    "darts",
+    "layered",
+    "channel",
+    "enas",
+    "nasbench201",
+    "nasbench201-layered",
+    "mobile",
+    "mobile-cifar",
+)
 _CLASSES: dict[str, type[Space]] = {}
 T = TypeVar("T", bound=type[Space])
 

@@ -26,9 +26,10 @@ WINDOW = {
     "budget": {"kind": "params", "value": 2500},
 }  # prunes in every epoch
 TABLED = {"space": "nasbench201"}
+STAGED = {"space": "nasbench201-layered"}
 # What shortens a method's search: its further ways are tested beside its first.
 SHORT: dict[str, list[dict[str, Any]]] = {
-    "random": [{"samples": 2, **TABLED}, {"samples": 2}],
+    "random": [{"samples": 2, **TABLED}, {"samples": 2, **STAGED}, {"samples": 2}],
     "darts": [
         {"warmup_epochs": 1},
         {"order": "first", **TABLED},
@@ -40,6 +41,7 @@ SHORT: dict[str, list[dict[str, Any]]] = {
         {"future": "trainable", "order": "unrolled", "n_grow": 1, "epochs_each": 2},
         {"joint_reduction": False, "future": "absent", "epochs_each": 1, "warmup": 0, "inherit": True},
         {"epochs_each": 4, "prune": "progressive", "max_skips": 1, "skip_dropout": 0.1, "inherit": True},
+        {**STAGED, "epochs_each": 2},
     ],
     "eoinas": [
         {"inherit": False},
@@ -109,7 +111,7 @@ def common(**changes: Any) -> SearchCommon:
 
 
 def setting(space: str = "darts", form: ImageForm = FORM, **changes: Any) -> Setting:
-    if space == "nasbench201":
+    if space.startswith("nasbench201"):
         changes = {"cells": 5, **changes}  # its smallest
     chosen = remembering(space) if space in REMEMBERED else get_space(space)
     return Setting(chosen, form, common(**changes), torch.device("cpu"), "float32", steps=STEPS)

@@ -436,9 +436,9 @@ def test_the_notes_say_how_far_the_cells_differ_and_what_they_are_made_of():
     assert main.notes["differences"]["1-2"] == pytest.approx(1 - (2 + 1 + 2 + 0) / 8)
     v2 = main.notes["cells"]["normal_1"]
     assert v2 == {"mean_kernel": 3.0, "skip_share": 0.25, "depth": 3}, "node 2 is two deep, d3-2 of node 5 one more"
-    assert lfr.difference(FIVE.normal[0], FIVE.normal[0]) == 0
+    assert lfr.difference(FIVE.normal[0], FIVE.normal[0], SPACE) == 0
     pools = tuple(("max_pool_3x3", pred) for pred in [0, 1] * 4)
-    assert lfr.made_of(pools) == {"mean_kernel": 0.0, "skip_share": 0.0, "depth": 0}
+    assert lfr.made_of(pools, SPACE) == {"mean_kernel": 0.0, "skip_share": 0.0, "depth": 0}
 
 
 PROGRESSIVE = {"epochs_each": 4, "prune": "progressive", "skip_dropout": 0.1, "inherit": True}

@@ -87,14 +87,16 @@ def test_the_incumbent_of_best_of_k_is_that_of_the_search_and_then_of_the_contes
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "space", "message"),
     [
-        ("tenas", "'search.tenas.space' is 'nasbench201': TENAS prunes channels and chooses no operations"),
-        ("lfr-darts", "'search.lfr-darts.space' is 'nasbench201': input should be 'layered'"),
+        ("tenas", "nasbench201", "TENAS prunes channels and chooses no operations, so its one space is 'channel'"),
+        ("tenas", "nasbench201-layered", "TENAS prunes channels and chooses no operations, so its one space is"),
+        ("lfr-darts", "nasbench201", "input should be 'layered' or 'nasbench201-layered'"),
+        ("darts", "nasbench201-layered", "input should be 'darts' or 'nasbench201'"),
     ],
-)  # fmt: skip
-def test_a_method_that_cannot_search_here_says_so(name, message):
+)
+def test_a_method_that_cannot_search_here_says_so(name, space, message):
     model: type[Section] = sections()[0][name]
     with pytest.raises(ParamsError) as caught:
-        validate(model, {**PRESET[name], **TABLED}, f"search.{name}", "params.yaml")
-    assert message.lower() in str(caught.value).lower()
+        validate(model, {**PRESET[name], "space": space}, f"search.{name}", "params.yaml")
+    assert f"'search.{name}.space' is '{space}': {message}".lower() in str(caught.value).lower()
