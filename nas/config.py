@@ -4,10 +4,10 @@ Sections of one method live in the method's own module; `load_config` is handed 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -396,37 +396,54 @@ def validate(model: type[S], value: Any, prefix: str, source: str) -> S:
         details = error.errors()
         # pydantic drops a bad element of a list and then finds the list too short: the element is the fault
         inner = {detail["loc"][:-1] for detail in details}
-        told = [d for d in details if not (d["type"] == "too_short" and d["loc"] in inner)]
-        lines = [_line(detail, model, prefix, source) for detail in told]
+        faults: dict[tuple[str, ...], list[Any]] = {}  # by key; several where a key may be one of several things
+        for detail in details:
+            if detail["type"] != "too_short" or detail["loc"] not in inner:
+                faults.setdefault(_place(detail, model)[0], []).append(detail)
+        outer = {place[:end] for place in faults for end in range(len(place))}  # another fault lies deeper
+        lines = [_line(place, found, model, prefix, source) for place, found in faults.items() if place not in outer]
         raise ParamsError("\n".join(lines)) from None
 
 
-def _line(detail: Any, model: type[BaseModel], prefix: str, source: str) -> str:
-    location = [str(part) for part in detail["loc"]]
-    if POSITIONS in location:
-        model, location = Positions, location[location.index(POSITIONS) + 1 :]
-    told = [str(part) for part in detail["loc"] if part not in (SLICE_FORM, POSITIONS)]
-    key = ".".join([prefix, *told] if prefix else told)
-    if detail["type"] == "extra_forbidden":
-        return _unknown(key, _keys_beside(model, location), source)
-    if detail["type"] == "missing":
+def _line(place: tuple[str, ...], found: list[Any], model: type[BaseModel], prefix: str, source: str) -> str:
+    key = ".".join([prefix, *place] if prefix else place)
+    if found[0]["type"] == "extra_forbidden":
+        return _unknown(key, _place(found[0], model)[1], source)
+    if found[0]["type"] == "missing":
         return f"{source}: '{key}' is missing."
-    message = detail["msg"].removeprefix("Value error, ")
-    found = detail["input"]
-    shown = "" if isinstance(found, dict | BaseModel) else f" is {found!r}"
-    return f"{source}: '{key}'{shown}: {message[0].lower()}{message[1:]}."
+    messages = [detail["msg"].removeprefix("Value error, ") for detail in found]
+    told = ", or ".join(f"{message[0].lower()}{message[1:]}" for message in dict.fromkeys(messages))
+    value = found[0]["input"]
+    shown = "" if isinstance(value, dict | BaseModel) else f" is {value!r}"
+    return f"{source}: '{key}'{shown}: {told}."
 
 
-def _keys_beside(model: type[BaseModel], location: list[str]) -> list[str]:
-    for part in location[:-1]:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return [field.alias or name for name, field in model.model_fields.items()]
+def _place(detail: Any, model: type[BaseModel]) -> tuple[tuple[str, ...], Sequence[str]]:
+    """Where a fault is as a user wrote it, without the forms that pydantic tried there; the keys known beside it."""
+    place, holder = [], _fields(model)
+    for at, part in enumerate(detail["loc"], start=1):
+        unknown = detail["type"] == "extra_forbidden" and at == len(detail["loc"])
+        if isinstance(part, int) or part in holder or unknown:
+            place.append(str(part))
+        if part in holder:
+            holder = _fields(_section_in(holder[part]))
+    return tuple(place), list(holder)
 
 
-def _unknown(key: str, known: list[str], source: str) -> str:
+def _fields(section: type[BaseModel] | None) -> dict[str, Any]:
+    """Key -> what it may hold."""
+    fields = {} if section is None else section.model_fields
+    return {field.alias or name: field.annotation for name, field in fields.items()}
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key may hold; None where it holds a plain value."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _section_in(inner))), None)
+
+
+def _unknown(key: str, known: Sequence[str], source: str) -> str:
     near = get_close_matches(key.rpartition(".")[2], known, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f"{source}: '{key}' is not a known key.{hint} Known: {', '.join(sorted(known))}."

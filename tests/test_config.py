@@ -202,6 +202,32 @@ def test_a_drawn_split_names_file_array_and_checksum(split, message):
     assert f"params.yaml: {message}" in refused(data__splits__retrain=split)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"search__asng__epochs": 0},
+            "'search.asng.epochs' is 0: input should be greater than or equal to 1, or input",
+        ),
+        ({"search__asng__delta0": "x"}, "'search.asng.delta0' is 'x': input should be a valid number, or input should"),
+        ({"search__asng__cost_at": 3}, "'search.asng.cost_at' is 3: input should be 'search', or input should be a"),
+        ({"search__is-nas__eps": [0, "a"]}, "'search.is-nas.eps.1' is 'a': input should be a valid number."),
+    ],
+)
+def test_a_key_that_may_be_several_things_has_one_line(changes, message):
+    found = refused(**changes)
+    assert message in found
+    assert len(found.splitlines()) == 1
+
+
+def test_a_fault_within_one_of_several_forms_is_named_by_its_key():
+    lines = refused(search__asng__cost_at={"cells": 20, "channels": 36, "stems": "cifar"}).splitlines()
+    assert lines[0] == "params.yaml: 'search.asng.cost_at.stem' is missing."
+    assert lines[1].startswith(
+        "params.yaml: 'search.asng.cost_at.stems' is not a known key. Did you mean 'stem'? Known: "
+    )
+
+
 def test_the_best_of_more_epochs_than_there_are_is_refused():
     assert "'best_of_last' is 11: expected at most the 10 epochs" in refused(retrain__best_of_last=11)
 

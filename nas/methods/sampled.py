@@ -32,6 +32,7 @@ class SampledParams(Section):
     """What both methods take; the names are those of docs/methods/is-nas.md."""
 
     space: Literal["enas", "darts", "nasbench201", "mobile", "mobile-cifar"]
+    epochs: Annotated[int, Field(ge=1)] | Literal["common"]
     lam: int = Field(ge=1, alias="lambda")
     n_w: int = Field(ge=1)
     step: Literal["asng", "fixed"]
@@ -87,6 +88,12 @@ class SampledSearch(SearchMethod[P]):
     @abstractmethod
     def next_distribution(self) -> int:
         """From which distribution the next path of a weight step is drawn."""
+
+    @property
+    def epochs(self) -> int:
+        """Those of all methods, or its own: a step along single paths costs a small part of a relaxed one."""
+        own = self.params.epochs
+        return super().epochs if own == "common" else own
 
     def setup(self) -> None:
         setting, params = self.setting, self.params

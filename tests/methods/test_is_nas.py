@@ -96,6 +96,19 @@ def test_simultaneous_with_a_warm_up_learns_weights_to_the_end():
     assert not same(weights(method), learnt)
 
 
+@pytest.mark.parametrize("name", ["asng", "is-nas"])
+def test_a_search_may_be_longer_than_those_of_other_methods(name):
+    method = build(name, method={"epochs": 3, "warmup_epochs": 2}, epochs=1)
+    started = tables(method)
+    rows = advance(method, 0, 2 * STEPS)
+    assert same(tables(method), started)
+    rows += advance(method, 2 * STEPS, 3 * STEPS)
+    assert not same(tables(method), started)
+    common = method.setting.common
+    assert (method.epochs, common.epochs) == (3, 1)
+    assert [row["lr"] for row in rows] == [cosine(epoch, 3, common.lr, common.lr_min) for epoch in range(3)]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [({"warmup_epochs": 2}, "leaves the distributions none of 2 epochs"), ({"mode": "separate"}, "at least 1")],
