@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import channels
+from bench import channels, ranking
 from bench.work import Work, random_choices, retrain_step, search_halves, search_step
 from nas.spaces.channel_masks import closed, dead_node, uniform
 from nas.spaces.channel_sizes import effective
+from tests.methods.settings import advance, batch, build
 
 PROJECT = Path(__file__).parents[1]
 TINY = Work("cpu", batch=4, channels=4, cells=3, side=8)
@@ -67,3 +68,27 @@ def test_readme_quotes_a_result():
     readme = (PROJECT / "README.md").read_text()
     table = importlib.import_module("bench.__main__").table
     assert any(table(json.loads(path.read_text())) in readme for path in RESULTS)
+
+
+@pytest.mark.parametrize(
+    ("other", "tau"),
+    [([1.0, 2.0, 3.0], 1.0), ([3.0, 2.0, 1.0], -1.0), ([1.0, 3.0, 2.0], 1 / 3), ([1.0, 1.0, 2.0], 2 / 3)],
+)
+def test_kendalls_tau_counts_pairs_in_order(other, tau):
+    assert ranking.kendall(torch.tensor([10.0, 20.0, 30.0]), torch.tensor(other)) == pytest.approx(tau)
+
+
+def test_cells_are_judged_as_a_pool_is_and_no_weight_moves():
+    method = build("asng", method={"space": "nasbench201"})
+    advance(method, 0, 1)
+    before = {name: value.clone() for name, value in method.supernet.named_parameters()}
+    cells = torch.tensor([[0] * 6, [1] * 6, [3] * 6])
+    batches = [batch(1), batch(2)]
+    found = ranking.losses(method, cells, batches)
+    task = method.setting.task
+    alone = [
+        torch.stack([task.loss(method.run(c, b, backward=False), b.labels) for b in batches]).mean() for c in cells
+    ]
+    assert torch.equal(found, torch.stack(alone).detach())
+    assert len(set(found.tolist())) == 3
+    assert all(torch.equal(value, before[name]) for name, value in method.supernet.named_parameters())
