@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-MethodName = Literal["random", "darts", "eoinas", "lfr-darts", "tenas", "asng", "is-nas"]
+MethodName = Literal["given", "random", "darts", "eoinas", "lfr-darts", "tenas", "asng", "is-nas"]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 S = TypeVar("S", bound="Section")
 SLICE = re.compile(r"(train|test)(?:\[(\d+%?)?:(\d+%?)?\])?")

@@ -133,6 +133,10 @@ class Space(ABC):
     def parse(self, value: Mapping[str, Any]) -> ArchitectureLike:
         """The architecture in a record; raises ArchitectureError."""
 
+    def published(self) -> Mapping[str, ArchitectureLike]:
+        """Architectures in print, by name; most spaces have none."""
+        return {}
+
     def text(self, architecture: Any) -> str | None:
         """All of an architecture in one line that tables know it by; None where there is no such form."""
         return None

@@ -38,8 +38,9 @@ def run_search(work: "Trial") -> None:
     write_record(work.folder / "search.json", "search", record)
     write_json(work.folder / "search.history.json", filled(outcome.history))
     told_apart = ("ops.", "incumbent")  # counts of operations, and texts
-    last = {name: value for name, value in outcome.history[-1].items() if not name.startswith(told_apart)}
-    collapse = {"collapsed": len(collapsed(outcome.history[-1]))} if "parameterless" in last else {}
+    row = outcome.history[-1] if outcome.history else {}  # none where nothing is searched
+    last = {name: value for name, value in row.items() if not name.startswith(told_apart)}
+    collapse = {"collapsed": len(collapsed(row))} if "parameterless" in last else {}
     work.write_metrics({**last, **collapse, "macs_t": counted["macs"] / 1e12})
     work.write_cost(outcome.seconds, sum(method.passes.values()), outcome.resumed)
     work.tracker.log_artifacts([work.folder / "search.json"])

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from nas.config import Section
 
-METHODS = ("random", "darts", "eoinas", "lfr-darts", "tenas", "asng", "is-nas")  # in the order of the table
+METHODS = ("given", "random", "darts", "eoinas", "lfr-darts", "tenas", "asng", "is-nas")  # in the order of the table
 
 
 def method_module(name: str) -> ModuleType:

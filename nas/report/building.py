@@ -94,7 +94,8 @@ def _draw(study: Study, rows: Sequence[Row], figures: Path) -> None:
         plots.front(study, rows, figures / "front")
     truth.curves(study, figures / "regret")
     for trial in study.trials:
-        plots.search(trial, figures / f"search-{trial.key}")
+        if trial.search_history:
+            plots.search(trial, figures / f"search-{trial.key}")
         if trial.results:
             plots.retrain(trial, figures / f"retrain-{trial.key}")
         for kind in plots.slimmed(trial):

@@ -125,7 +125,8 @@ def _trial(trial: Trial, figures: Path) -> str:
         else:
             title = f"<summary>{escape(found.name)} <small>{_errors(trial, found)}</small></summary>"
             parts.append(f"<details>{title}<p>{_identity(found)}</p>{''.join(drawings)}</details>")
-    for stage, text in (("search", "Search"), ("retrain", "Retraining"))[: 2 if trial.results else 1]:
+    drawn = {"search": ("Search", trial.search_history), "retrain": ("Retraining", trial.results)}
+    for stage, text in ((stage, text) for stage, (text, something) in drawn.items() if something):
         alt = f"{text} of {trial.key}: curves over the epochs"
         picture = _picture(figures / f"{stage}-{trial.key}.svg", alt, "")
         parts.append(f"<details><summary>{text} curves</summary>{picture}</details>")

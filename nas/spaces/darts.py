@@ -18,6 +18,7 @@ from nas.config import Size
 from nas.contracts import CategoricalSpace, Choices, EdgeSpace, Growth, HardMix, ImageForm, Pairs
 from nas.spaces.architecture import EDGES, NODES, PRIMITIVES, Cell, DartsArchitecture
 from nas.spaces.cells import Network, Supernet, reductions
+from nas.spaces.genotypes import GENOTYPES
 from nas.spaces.ops import OPS
 from nas.spaces.prices import op_prices
 from nas.spaces.registry import register_space
@@ -45,6 +46,9 @@ class DartsSpace(EdgeSpace, CategoricalSpace):
 
     def parse(self, value: Mapping[str, Any]) -> DartsArchitecture:
         return DartsArchitecture.parse(value)
+
+    def published(self) -> Mapping[str, DartsArchitecture]:
+        return GENOTYPES
 
     def discretise(self, edges: Sequence[tuple[int, float]]) -> Pairs:
         return strongest_edges(edges)

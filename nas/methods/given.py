@@ -1,0 +1,109 @@
+"""Architectures that are given, not searched: cells in print by name, or what another run has found.
+
+They are retrained and tested by the recipe of the moment like everything that is searched, so that their row stands
+beside the others: published cells as baselines, a cell found on one data set on another, any of them at another size.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from nas.config import ParamsError, Section, as_tuple
+from nas.contracts import ArchitectureLike, Space
+from nas.data.dataset import Batch
+from nas.methods.base import Derived, SearchMethod, ValidPass
+from nas.records import file_sha256, read_record
+from nas.tasks import Tally
+
+
+class RecordFile(Section):
+    """An architectures.json that `derive` wrote, and the checksum that it must have."""
+
+    path: str = Field(min_length=1)  # relative to the project
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Params(Section):
+    space: Literal[
+        "darts", "layered", "channel", "enas", "mobile", "mobile-cifar", "nasbench201", "nasbench201-layered"
+    ]
+    names: Annotated[tuple[str, ...], BeforeValidator(as_tuple)]  # of the space's published architectures
+    record: RecordFile | None
+
+    @model_validator(mode="after")
+    def something_is_given(self) -> Self:
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("'names' has a name twice")
+        if bool(self.names) == (self.record is not None):
+            raise ValueError("expected 'names' of published cells, or a 'record' of found ones, and not both")
+        return self
+
+
+class DeriveParams(Section):
+    rule: Literal["all"]
+
+
+class Method(SearchMethod[Params]):
+    """No search: no epoch, no image."""
+
+    def setup(self) -> None:
+        space, record = self.setting.space, self.params.record
+        self.given = published(self.params.names, space) if record is None else found(record, space)
+
+    @property
+    def epochs(self) -> int:
+        return 0
+
+    def step(self, train: Batch, valid: Batch) -> Tally:
+        raise AssertionError("nothing is searched")
+
+    def end_epoch(self, valid_pass: ValidPass) -> dict[str, Any]:
+        raise AssertionError("nothing is searched")
+
+    def search_state(self) -> dict[str, Any]:
+        return {"given": {name: architecture.to_dict() for name, architecture in self.given.items()}}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+    def macs(self) -> int:
+        return 0
+
+
+def published(names: tuple[str, ...], space: Space) -> dict[str, ArchitectureLike]:
+    """Raises ParamsError with the names that the space knows."""
+    known = space.published()
+    for name in names:
+        if name not in known:
+            there = f"Known: {', '.join(known)}." if known else "This space has none; name a 'record'."
+            raise ParamsError(f"'search.given.names': '{name}' is no published architecture of {space.name}. {there}")
+    return {name: known[name] for name in names}
+
+
+def found(record: RecordFile, space: Space) -> dict[str, ArchitectureLike]:
+    """All that a run found, by their names in its record.
+
+    Raises:
+        ParamsError: the file has another checksum, or holds architectures of another space.
+        RecordError: there is no such file, or it is no such record.
+    """
+    path, key = Path(record.path), "search.given.record"
+    entries = read_record(path, "architectures")["architectures"]
+    if (sha256 := file_sha256(path)) != record.sha256:
+        raise ParamsError(f"{path}: its sha256 is {sha256}, but '{key}.sha256' is {record.sha256}: another run's?")
+    spaces = {entry["architecture"]["space"] for entry in entries}
+    if spaces != {space.name}:
+        others = ", ".join(sorted(spaces))
+        raise ParamsError(
+            f"{path} ('{key}'): holds architectures of {others}, but 'search.given.space' is {space.name}"
+        )
+    return {entry["name"]: space.parse(entry["architecture"]) for entry in entries}
+
+
+def derive(state: dict[str, Any], params: DeriveParams, space: Space) -> list[Derived]:
+    """All of them, as they are."""
+    return [Derived(name, space.parse(value), {}) for name, value in state["given"].items()]
