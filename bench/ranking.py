@@ -1,9 +1,10 @@
 """python -m bench.ranking: how well a supernet of sampled paths ranks cells, epoch by epoch, by a table of true ones.
 
-Methods that learn from ranks (asng, is-nas) can be no better than these. Supernet, weight steps and data are those of
-`asng` in the params.yaml of the moment, the distribution left uniform; random cells are judged as a pool is, by the
-loss in training mode, on the first images of search_valid. Needs space nasbench201, `evaluate.table`, and what stage
-prepare writes: make preset NAME=nasbench201-small && dvc repro prepare. It prints and keeps nothing.
+What methods learn from ranks (asng, is-nas) rests on these. Supernet, weight steps and data are those of `asng` in the
+params.yaml of the moment, the distribution left uniform; random cells are judged by the loss in training mode, as a
+pool is, but all on the same batches of search_valid, not augmented and each four times as large. Needs space
+nasbench201, `evaluate.table`, and what stage prepare writes:
+make preset NAME=nasbench201-small && dvc repro prepare. It prints and keeps nothing.
 """
 
 from collections.abc import Sequence
@@ -47,7 +48,9 @@ def main(
     epochs: int = typer.Option(60, min=2, help="Length of the training, and of its cosine."),
     every: int = typer.Option(10, min=1, help="Epochs from one look to the next."),
     cells: int = typer.Option(60, min=10, help="Random cells that are ranked."),
-    batches: int = typer.Option(2, min=1, help="Of search_valid, four times search.common.batch each."),
+    batches: int = typer.Option(
+        2, min=1, help="Of search_valid, as many as there are; four times search.common.batch each."
+    ),
     seed: int = typer.Option(0, min=0),
 ) -> None:
     """Train and print."""
@@ -56,10 +59,13 @@ def main(
     if own.space != "nasbench201" or file is None:
         raise ParamsError("params.yaml: expected search.asng.space: nasbench201 and an evaluate.table; use a preset")
     torch.set_num_threads(config.runtime.threads)
-    own = own.model_copy(update={"epochs": epochs, "warmup_epochs": epochs - 1})
+    if every > epochs:
+        raise ParamsError(f"--every is {every}: expected at most the {epochs} of --epochs")
+    own = own.model_copy(update={"eps": (0.0,), "epochs": epochs, "warmup_epochs": epochs - 1})
     config = config.model_copy(update={"search": {**config.search, "asng": own}})
     job = SearchJob(config, "asng", seed, PREPARED, torch.device(config.runtime.device))
     method: Any = job.method
+    judged = [job.plain.batch(0, at) for at in range(min(batches, job.plain.steps))]
     space: Any = job.space
     table = read_table(Path(file.path), file.sha256)
     drawn = torch.randint(5, (cells, 6), generator=torch.Generator().manual_seed(seed))
@@ -73,7 +79,7 @@ def main(
         for step in range(job.steps):
             method.weight_step(job.train.batch(epoch, step))
         if (epoch + 1) % every == 0:
-            found = losses(method, drawn, [job.plain.batch(0, at) for at in range(batches)])
+            found = losses(method, drawn, judged)
             best = ", ".join(f"{value:.2f}" for value in true[found.argsort()[:5]].tolist())
             steps = (epoch + 1) * job.steps
             shown.add_row(str(steps), f"{found.mean():.3f}", f"{kendall(-found, true):.2f}", best)

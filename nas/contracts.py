@@ -113,6 +113,10 @@ class Space(ABC):
         """Parameters and multiply-adds of the network of an architecture, by the convention of nas.complexity."""
         return count(lambda: self.network(architecture, form, size, auxiliary=False), form.shape)
 
+    def check(self, form: ImageForm, size: Size) -> None:
+        """Raises ArchitectureError where the space has no networks of this size. Nothing is computed."""
+        self.count(self.random(torch.Generator()), form, size)
+
     @abstractmethod
     def network(self, architecture: Any, form: ImageForm, size: Size, auxiliary: bool) -> nn.Module:
         """A network whose forward(images) gives (logits, auxiliary logits or None); `drop_path` is settable."""

@@ -23,6 +23,11 @@ BASE = "digits"
 HEADER = """\
 # Every value that can change a result is here, and nothing else is. No key has a default in the code.
 # This is {source}: {headline}
+"""
+RETRAINED = """\
+# Retraining is that of {source}: {headline}
+"""
+OTHER = """\
 # To run another protocol: python -m stages.preset use {other}
 """
 RecipeOption = Annotated[str, typer.Option(help="A file in presets/recipes/; none: the preset's own retraining.")]
@@ -105,17 +110,24 @@ def render(name: str, recipe: str = "") -> str:
     """The text of params.yaml for a preset: the base with its comments, the values of the preset, a fresh header.
 
     Raises:
-        ParamsError: the merged tree has an unknown, missing or impossible value; the message names the files.
+        ParamsError: the merged tree has an unknown, missing or impossible value, or a recipe has nothing to retrain;
+            the message names the files.
     """
-    from nas.config import read_yaml
+    from nas.config import ParamsError, read_yaml
 
     base, path = path_of(BASE), path_of(name)
     changes = {} if name == BASE else read_yaml(path)
     if recipe:
         merge(changes, read_yaml(recipe_path(recipe)))
-    parse(merge(read_yaml(base), changes), source(name, recipe))
-    other = "cifar10-small" if name == BASE else BASE
-    header = HEADER.format(source=source(name, recipe), headline=headline(path), other=other)
+    config = parse(merge(read_yaml(base), changes), source(name, recipe))
+    if recipe and not config.retrain.seeds:
+        raise ParamsError(
+            f"{path}: 'retrain.seeds' is [], so nothing is retrained and no recipe is of use; leave it out"
+        )
+    header = HEADER.format(source=f"presets/{name}.yaml", headline=headline(path))
+    if recipe:
+        header += RETRAINED.format(source=f"presets/recipes/{recipe}.yaml", headline=headline(recipe_path(recipe)))
+    header += OTHER.format(other="cifar10-small" if name == BASE else BASE)
     return header + "\n" + with_comments(without_header(base.read_text(encoding="utf-8")), changes)
 
 

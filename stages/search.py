@@ -29,6 +29,7 @@ def run_search(work: "Trial") -> None:
     from nas.training.loop import run as run_loop
     from nas.training.search import SearchJob
 
+    refuse_size(work)
     job = SearchJob(work.config, work.method, work.seed, PREPARED, work.device)
     outcome = run_loop(job, work.checkpoint("search"), lambda row: work.tracker.log_epoch(row, step=row["epoch"]))
     method = job.method
@@ -44,6 +45,26 @@ def run_search(work: "Trial") -> None:
     work.write_metrics({**last, **collapse, "macs_t": counted["macs"] / 1e12})
     work.write_cost(outcome.seconds, sum(method.passes.values()), outcome.resumed)
     work.tracker.log_artifacts([work.folder / "search.json"])
+
+
+def refuse_size(work: "Trial") -> None:
+    """What is found has to be retrained: a size that the space has not is told now, and not after the search.
+
+    Raises:
+        ParamsError: `retrain` names such a size.
+    """
+    from nas.config import ParamsError
+    from nas.data.spec import DataSpec
+    from nas.records import read_json
+    from nas.spaces.architecture import ArchitectureError
+    from nas.spaces.registry import get_space
+    from nas.training.search import image_form
+
+    form = image_form(DataSpec.from_dict(read_json(PREPARED / "spec.json")))
+    try:
+        get_space(work.config.search[work.method].space).check(form, work.config.retrain)
+    except ArchitectureError as error:
+        raise ParamsError(f"params.yaml: 'retrain': {error}") from None
 
 
 def filled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -78,7 +78,7 @@ def test_kendalls_tau_counts_pairs_in_order(other, tau):
     assert ranking.kendall(torch.tensor([10.0, 20.0, 30.0]), torch.tensor(other)) == pytest.approx(tau)
 
 
-def test_cells_are_judged_as_a_pool_is_and_no_weight_moves():
+def test_cells_are_judged_one_by_one_and_no_weight_moves():
     method = build("asng", method={"space": "nasbench201"})
     advance(method, 0, 1)
     before = {name: value.clone() for name, value in method.supernet.named_parameters()}

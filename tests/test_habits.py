@@ -32,6 +32,7 @@ FLOORS = {
     "nas.collapse": 1,
     "nas.complexity": 1,
     "nas.schedules": 1,
+    "nas.sections": 1,
     "nas.table": 1,
     "nas.tasks": 1,
     "nas": 0,

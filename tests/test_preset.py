@@ -151,7 +151,9 @@ def test_a_recipe_takes_the_place_of_a_presets_retraining(project, recipe):
     result = run("use", "cifar10-eoinas", "--recipe", recipe)
     assert result.exit_code == 0, result.output
     text = (project / "params.yaml").read_text()
-    assert f"presets/cifar10-eoinas.yaml with presets/recipes/{recipe}.yaml" in text.splitlines()[1]
+    assert text.splitlines()[1].startswith("# This is presets/cifar10-eoinas.yaml: ")
+    headline = preset.headline(preset.recipe_path(recipe))
+    assert text.splitlines()[2] == f"# Retraining is that of presets/recipes/{recipe}.yaml: {headline}"
     written, told = read_yaml(Path("params.yaml")), read_yaml(Path(f"presets/recipes/{recipe}.yaml"))
     assert leaves(written["retrain"]) == leaves(told["retrain"]) | {"seeds": [0]}
     assert written["search"]["eoinas"]["warmup"] == 20  # the search is the preset's
@@ -169,6 +171,12 @@ def test_an_unknown_recipe_is_answered_with_the_known_ones(project, recipe):
     result = run("use", "cifar10", "--recipe", recipe)
     assert result.exit_code == 1
     assert f"'{recipe}' is not a recipe. Known: cifar, fashion-mnist, fast, " in result.stderr
+
+
+def test_a_recipe_where_nothing_is_retrained_is_refused(project):
+    result = run("use", "nasbench201", "--recipe", "cifar")
+    assert result.exit_code == 1
+    assert "presets/nasbench201.yaml: 'retrain.seeds' is [], so nothing is retrained" in result.stderr
 
 
 def test_a_faulty_recipe_is_named_beside_its_preset(project):

@@ -92,7 +92,8 @@ def split(data: config.Data, name: str, parts: Parts) -> Labels:
     found = sliced(data, name, part) if isinstance(wanted, str) else listed(wanted, name, part)
     indices = np.sort(found).astype(np.int64)
     if name in FITTED:
-        _refuse_missing_class(name, str(wanted), part.labels[indices], parts.class_names)
+        remedy = "set data.stratified: true or change the bounds" if isinstance(wanted, str) else "name another array"
+        _refuse_missing_class(f"'data.splits.{name}' is '{wanted}'", part.labels[indices], parts.class_names, remedy)
     return indices
 
 
@@ -119,8 +120,12 @@ def listed(wanted: config.Positions, name: str, part: Part) -> Labels:
             f"{wanted.file}: '{wanted.array}' holds {strange[0]}, expected positions from 0 to {len(part.labels) - 1},"
             f" those of the part ('data.splits.{name}'); name another array."
         )
-    if len(np.unique(found)) < len(found):
-        raise DataError(f"{wanted.file}: '{wanted.array}' holds a position twice, expected each once.")
+    known, times = np.unique(found, return_counts=True)
+    if len(known) < len(found):
+        raise DataError(
+            f"{wanted.file}: '{wanted.array}' holds {known[times > 1][0]} twice or more ('data.splits.{name}'),"
+            " expected each position once; save np.unique of it."
+        )
     return found
 
 
@@ -136,13 +141,13 @@ def interleaved(labels: Labels) -> Labels:
     return np.argsort(place, kind="stable").astype(np.int64)
 
 
-def _refuse_missing_class(name: str, text: str, labels: Labels, class_names: tuple[str, ...]) -> None:
+def _refuse_missing_class(split: str, labels: Labels, class_names: tuple[str, ...], remedy: str) -> None:
     """A source sorted by class and a plain slice would leave whole classes untrained without a word."""
     missing = np.setdiff1d(np.arange(len(class_names)), labels)
     if len(missing):
         raise DataError(
-            f"params.yaml: 'data.splits.{name}' is '{text}' and holds no image of class '{class_names[missing[0]]}'"
-            f" ({len(missing)} of {len(class_names)} classes missing); set data.stratified: true or change the bounds."
+            f"params.yaml: {split} and holds no image of class '{class_names[missing[0]]}'"
+            f" ({len(missing)} of {len(class_names)} classes missing); {remedy}."
         )
 
 
@@ -152,7 +157,7 @@ def refuse_overlap(search_train: Labels, search_valid: Labels) -> None:
     if len(common):
         raise DataError(
             f"params.yaml: 'data.splits.search_train' and 'data.splits.search_valid' share {len(common)} samples,"
-            " expected none; for instance train[:50%] and train[50%:]."
+            " expected none; give slices like train[:50%] and train[50%:], or arrays without common positions."
         )
 
 

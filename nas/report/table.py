@@ -203,7 +203,8 @@ def results_metrics(rows: Sequence[Row], others: Mapping[str, Mapping[str, float
 
 def _metrics(row: Row) -> dict[str, float | int]:
     std = {} if row.test_error_std is None else {"test_error_std": round(row.test_error_std, 4)}
-    best = {} if row.best_error_mean is None else {"best_error_mean": round(row.best_error_mean, 4)}
+    chosen = {"best_error_mean": row.best_error_mean, "best_error_std": row.best_error_std}
+    best = {name: round(value, 4) for name, value in chosen.items() if value is not None}
     mean = round(row.test_error_mean, 4)
     return {
         "test_error_mean": mean,

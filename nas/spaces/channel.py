@@ -69,6 +69,9 @@ class ChannelSpace(GateSpace):
         """By the formulas, which tests hold equal to counting: that takes seconds for so many small kernels."""
         return Count(*effective(architecture.masks_at(size.cells, size.channels), form, size.stem))
 
+    def check(self, form: ImageForm, size: Size) -> None:
+        self.count(self.random(torch.Generator(), size), form, size)
+
     def random(self, generator: torch.Generator, size: Size = SMALLEST) -> ChannelArchitecture:
         """Every gate open with probability 1/2; per node one skip from an input, drawn uniformly, is open anyhow."""
         gates = self.every_gate(size)

@@ -321,7 +321,8 @@ def concatenated(alive: Sequence[int], width: int) -> Tensor:
 def compacted(network: GatedNetwork, masks: Masks, form: ImageForm, size: Size) -> CompactNetwork:
     """The compact network, on the CPU, with the weights of a gated one that has affine batch norms: the same function
     where the gates are the masks."""
-    compact = CompactNetwork(masks, form, size, auxiliary=False)
+    with torch.random.fork_rng(devices=[]):  # its first weights are not used, and drop path must not notice them
+        compact = CompactNetwork(masks, form, size, auxiliary=False)
     before = last = torch.arange(_Widths(size).last)  # what a stem puts out is all alive
     given = {name: value.cpu() for name, value in network.state_dict().items()}
     wanted = compact.state_dict()

@@ -1,7 +1,7 @@
 """Space `nasbench201-layered`: the skeleton of `nasbench201` with another cell in each of its three stages.
 
-Ours, so that LFR-DARTS can search there. 15,625^3 networks, of which the table knows those with one cell everywhere, so
-what is found has to be retrained.
+Ours, so that LFR-DARTS can search there. 15,625^3 networks, of which no table knows but those with one cell everywhere,
+so what is found has to be retrained.
 """
 
 from collections.abc import Mapping

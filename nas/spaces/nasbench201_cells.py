@@ -173,7 +173,7 @@ class Supernet(GrowingSupernet):
         self, form: ImageForm, size: Size, kinds: tuple[str, ...], found: Mapping[str, Pairs], reference: bool = False
     ) -> None:
         super().__init__()
-        check_stem(size, "nasbench201")
+        check_stem(size, "NAS-Bench-201's skeleton")
         self.stem = stem(form.channels, size.channels)
         self.kinds, self.found = kinds, found
         ops = {kind: [op for op, _ in cell] for kind, cell in found.items()}
@@ -258,11 +258,11 @@ class Network(nn.Module):
 
 def stage_cells(size: Size) -> int:
     """N, the cells of a stage. Raises ArchitectureError when the size is none of this space."""
-    check_stem(size, "nasbench201")
+    check_stem(size, "NAS-Bench-201's skeleton")
     if size.cells < 5 or size.cells % 3 != 2:
         raise ArchitectureError(
-            f"cells is {size.cells}, but nasbench201 has three stages of N cells and two residual blocks between them: "
-            "expected 3 N + 2, so 5, 8, 11, 14 or 17 (the benchmark's)"
+            f"cells is {size.cells}, but NAS-Bench-201's skeleton has three stages of N cells and two residual blocks "
+            "between them: expected 3 N + 2, so 5, 8, 11, 14 or 17 (the benchmark's)"
         )
     return (size.cells - 2) // 3
 

@@ -115,10 +115,10 @@ def test_positions_of_a_file_are_a_split_in_ascending_order(tmp_path):
     [
         ([0, 6], r"'mine' holds 6, expected positions from 0 to 5, those of the part \('data.splits.search_train'\)"),
         ([0, -1], "'mine' holds -1, expected positions from 0"),
-        ([0, 3, 0], "'mine' holds a position twice"),
+        ([0, 3, 0], r"'mine' holds 0 twice or more \('data.splits.search_train'\)"),
         ([0.5], r"'mine' is float64 \[1\]; expected integers"),
         ([[0, 3]], r"'mine' is int64 \[1, 2\]; expected integers \[n\]"),
-        ([0, 1], "holds no image of class 'class 1'"),
+        ([0, 1], "'mine of .*' and holds no image of class 'class 1'.*; name another array"),
     ],
 )
 def test_positions_that_are_none_are_refused(tmp_path, positions, message):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nas.spaces.genotypes import GENOTYPES
 from tests.pipeline.project import family, is_clocked, ran
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
@@ -64,6 +65,41 @@ def test_lost_outputs_come_back_from_the_cache_without_running(clone):
     assert not ran(said)
     assert said.count("is cached - skipping run") == 3
     assert all(clone.path(path).exists() for path in clone.outs())
+
+
+def results(project, key):
+    return json.loads(project.path(f"runs/{key}/evaluate.json").read_text())["results"]
+
+
+def test_earlier_epochs_are_measured_beside_the_last_and_change_nothing_of_it(clone):
+    (before,) = results(clone, "darts-0")
+    clone.set({"methods": ["darts"], "retrain.best_of_last": 3})
+    assert ran(clone.dvc("repro")) == {"retrain@darts-0", "evaluate@darts-0", "report"}
+    (after,) = results(clone, "darts-0")
+    assert {name: after[name] for name in before} == before
+    assert after["best_error"] <= after["test_error"]
+    assert 3 <= after["best_epoch"] <= 5
+    kept = {path.name for path in clone.path("runs/darts-0/weights").iterdir()}
+    assert kept == {f"main-0{epoch}.safetensors" for epoch in ("", ".epoch-3", ".epoch-4")}
+    assert "Best epoch's" in clone.path("report/table.md").read_text()
+
+
+def test_given_cells_pass_through_every_stage_without_a_search(clone):
+    clone.set({"methods": ["given"], "search.given.names": ["DARTS_V1", "PDARTS"]})
+    assert ran(clone.dvc("repro")) == family("given-0") | {"report"}
+    assert [(row["name"], row["id"]) for row in results(clone, "given-0")] == [
+        (name, GENOTYPES[name].id) for name in ("DARTS_V1", "PDARTS")
+    ]
+    assert json.loads(clone.path("runs/given-0/search.history.json").read_text()) == []
+    assert not list(clone.path("report/figures").glob("search-given-0*"))
+    assert "given DARTS_V1" in clone.path("report/table.md").read_text()
+
+
+def test_a_size_that_the_space_has_not_is_refused_before_the_search(clone):
+    clone.set({"methods": ["darts"], "search.darts.space": "nasbench201", "search.common.cells": 5, "retrain.cells": 4})
+    said = clone.dvc("repro", code=None)
+    assert "error: params.yaml: 'retrain': cells is 4, but NAS-Bench-201's skeleton has three stages" in said
+    assert "epoch 1/3" not in said
 
 
 def test_results_hold_no_path_no_host_and_no_clock(base):

@@ -47,9 +47,9 @@ def masked_job(config, prepared):
     masks = uniform("sep_conv_3x3", 3, 2, lambda w: Gates(1, 1, every(w)))
     architecture = ChannelArchitecture.of(masks, "gated", form="masked")
 
-    def build():
-        space = get_space("channel")
-        return RetrainJob(config.retrain, space, architecture, "tenas-0 main", 0, data, FORM, "float32")
+    def build(**changes):
+        space, recipe = get_space("channel"), config.retrain.model_copy(update=changes)
+        return RetrainJob(recipe, space, architecture, "tenas-0 main", 0, data, FORM, "float32")
 
     return build
 
@@ -121,6 +121,18 @@ def test_kept_weights_survive_a_kill(retrain_job, checkpoint, tmp_path):
     assert again.earlier.keys() == whole.earlier.keys()
     for epoch, weights in whole.earlier.items():
         assert all(torch.equal(value, again.earlier[epoch][name]) for name, value in weights.items())
+
+
+def test_keeping_weights_of_a_masked_retraining_changes_nothing_of_it(masked_job, checkpoint, tmp_path):
+    alone = masked_job(epochs=3)
+    run(alone, checkpoint, lambda row: None)
+    kept = masked_job(epochs=3, best_of_last=3)  # seeds the generator anew
+    rows = run(kept, Checkpoint(tmp_path / "kept.pt", Stop()), lambda row: None).history
+    assert rows[-1]["drop_path"] > 0  # which draws from the generator that first weights are drawn from
+    expected = weights_of(alone.result())
+    assert all(torch.equal(value, expected[name]) for name, value in weights_of(kept.result()).items())
+    assert list(kept.earlier) == [0, 1]
+    assert kept.earlier[1].keys() == expected.keys()
 
 
 def test_measuring_changes_nothing(retrain_job, prepared):
