@@ -54,13 +54,12 @@ Set = list[tuple[float, list[Tested]]]  # eps, its retrained networks; eps grows
 
 
 def sets(study: Study) -> dict[tuple[str, str], list[tuple[Trial, Set]]]:
-    """(method, control or nothing) -> the sets of its trials, those of one member left out."""
+    """(method, control or nothing) -> the sets of its trials, those of one member and what was not retrained left out."""
     found: dict[tuple[str, str], list[tuple[Trial, Set]]] = {}
     for trial in study.trials:
         for control in dict.fromkeys(one.control for one in trial.found):
-            members = [(one.eps, tested(trial, one)) for one in trial.found if one.eps is not None]
-            own = {one.name for one in trial.found if one.control == control}
-            members = [(eps, results) for eps, results in members if results[0].name in own]
+            own = [one for one in trial.found if one.control == control]
+            members = [(one.eps, results) for one in own if one.eps is not None and (results := tested(trial, one))]
             if len(members) > 1:
                 found.setdefault((trial.method, control), []).append((trial, sorted(members, key=lambda m: m[0])))
     return found
@@ -71,7 +70,7 @@ def tested(trial: Trial, found: Found) -> list[Tested]:
 
 
 def fronts(study: Study) -> list[Front]:
-    """In the order of the trials; empty where every trial found one architecture."""
+    """In the order of the trials; empty where no trial retrained several architectures."""
     groups = sets(study)
     every = [results for group in groups.values() for _, members in group for _, results in members]
     if not every:

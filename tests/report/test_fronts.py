@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -85,6 +86,13 @@ def test_tables_have_the_fronts_below_and_metrics_beside(study):
     assert latex([sheet(fronts(study))]).count(r"\\") == 4
     metrics = json.loads(results_metrics(rows, {f"front {one.label}": one.metrics for one in fronts(study)}))
     assert metrics["front asng"].keys() == {"params_area_mean", "macs_area_mean", "n", "falls", "pairs"}
+
+
+def test_what_was_not_retrained_has_no_front(study):
+    bare = [replace(trial, results=()) for trial in study.trials]
+    assert fronts(replace(study, trials=tuple(bare))) == []
+    some = fronts(replace(study, trials=(*bare[:-1], study.trials[-1])))
+    assert [front.label for front in some] == ["asng"]
 
 
 def test_without_several_architectures_there_is_no_front(disk):
