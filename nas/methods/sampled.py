@@ -268,6 +268,9 @@ class SampledSearch(SearchMethod[P]):
             self.found.append({"valid_loss": loss if isfinite(loss) else None, "valid_acc": accuracy})
 
     def incumbent(self) -> dict[str, ArchitectureLike]:
+        """None in the warm-up, in which all categories are as likely."""
+        if self.epoch < self.params.warmup_epochs:
+            return {}
         modes = [self.split(ds.mode(distribution.table)) for distribution in self.distributions]
         return {label: self.space.choose(mode) for label, mode in zip(self.labels, modes, strict=True)}
 

@@ -76,6 +76,15 @@ def test_the_last_incumbent_is_what_derive_finds(name):
     assert method.incumbent() == {found.name: found.architecture for found in derived}
 
 
+@pytest.mark.parametrize("name", ["asng", "is-nas"])
+def test_a_warm_up_of_weights_knows_no_incumbent(name):
+    method = build(name, method={"space": "nasbench201", "warmup_epochs": 1}, epochs=2)
+    advance(method, 0, STEPS)
+    assert method.incumbent() == {}
+    advance(method, STEPS, 2 * STEPS)
+    assert list(method.incumbent()) == method.labels
+
+
 def test_the_incumbent_of_best_of_k_is_that_of_the_search_and_then_of_the_contest():
     method = build("eoinas", method={**TABLED, "protocol": "best_of_k", "k": 2, "k_epochs": 1}, epochs=1)
     advance(method, 0, method.searching * STEPS)
