@@ -54,7 +54,7 @@ Set = list[tuple[float, list[Tested]]]  # eps, its retrained networks; eps grows
 
 
 def sets(study: Study) -> dict[tuple[str, str], list[tuple[Trial, Set]]]:
-    """(method, control or nothing) -> the sets of its trials, of what was retrained; sets of one member are left out."""
+    """(method, control or nothing) -> the sets of its trials, of what was retrained; none of one member."""
     found: dict[tuple[str, str], list[tuple[Trial, Set]]] = {}
     for trial in study.trials:
         for control in dict.fromkeys(one.control for one in trial.found):
