@@ -1,8 +1,8 @@
 """Sections of params.yaml as frozen models, and one clear line for every fault in them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -53,14 +53,18 @@ def _line(place: tuple[str, ...], found: list[Any], model: type[BaseModel], pref
 
 def _place(detail: Any, model: type[BaseModel]) -> tuple[tuple[str, ...], Sequence[str]]:
     """Where a fault is as a user wrote it, without the forms that pydantic tried there; the keys known beside it."""
-    place, holder = [], _fields(model)
+    place: list[str] = []
+    held: Any = model  # what stands at the place: an annotation
     for at, part in enumerate(detail["loc"], start=1):
-        unknown = detail["type"] == "extra_forbidden" and at == len(detail["loc"])
-        if isinstance(part, int) or part in holder or unknown:
+        known = _fields(_section_in(held))
+        strange = detail["type"] == "extra_forbidden" and at == len(detail["loc"])
+        if get_origin(held) in (dict, Mapping):  # of names that a user chose
+            place, held = [*place, str(part)], get_args(held)[1]
+        elif part in known:
+            place, held = [*place, str(part)], known[part]
+        elif isinstance(part, int) or strange:
             place.append(str(part))
-        if part in holder:
-            holder = _fields(_section_in(holder[part]))
-    return tuple(place), list(holder)
+    return tuple(place), list(_fields(_section_in(held)))
 
 
 def _fields(section: type[BaseModel] | None) -> dict[str, Any]:
