@@ -68,7 +68,8 @@ def main(
     judged = [job.plain.batch(0, at) for at in range(min(batches, job.plain.steps))]
     space: Any = job.space
     table = read_table(Path(file.path), file.sha256)
-    drawn = torch.randint(5, (cells, 6), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.stack([torch.randint(n, (cells,), generator=generator) for n in method.counts], dim=1)
     texts = [space.text(space.choose(method.split(cell.tolist()))) for cell in drawn]
     true = torch.tensor([table.judge(text)[JUDGED] for text in texts])
     shown = Table(

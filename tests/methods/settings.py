@@ -1,8 +1,11 @@
 """A search that takes milliseconds a step, for every method: presets/digits.yaml with a tiny supernet."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from nas.complexity import Count
@@ -157,3 +160,19 @@ def in_double_precision(supernet: Any) -> None:
         return forward(images.double(), SoftMix(weights, mix.alive, mix.skip_dropout))
 
     supernet.forward = run
+
+
+@contextmanager
+def in_double(monkeypatch: pytest.MonkeyPatch, method: Any, reference: bool) -> Iterator[None]:
+    """LFR-DARTS whose supernets run in float64, by the plain engine or by the batched one."""
+    begin = method.begin
+
+    def begin_in_double(self: Any, iteration: int) -> None:
+        begin(self, iteration)
+        in_double_precision(self.supernet)
+        for cell in self.supernet.cells:
+            cell.reference = reference
+
+    with monkeypatch.context() as patch:
+        patch.setattr(method, "begin", begin_in_double)
+        yield

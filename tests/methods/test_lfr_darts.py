@@ -19,7 +19,7 @@ from nas.spaces.genotypes import GENOTYPES
 from nas.spaces.layered import KINDS, LayeredSpace
 from nas.spaces.ops import supernet_op
 from stages.derive import width_like
-from tests.methods.settings import PRESET, STEPS, Remembering, advance, batch, build, in_double_precision
+from tests.methods.settings import PRESET, STEPS, Remembering, advance, batch, build, in_double
 from tests.methods.test_methods import assert_equal, saved
 
 lfr: Any = method_module("lfr-darts")
@@ -375,18 +375,10 @@ def test_a_batch_of_fashion_mnist_runs_through_search_and_network(side):
 
 def test_the_engine_and_the_reference_find_the_same_cells(monkeypatch):
     runs = {}
-    begin = lfr.Method.begin
     for reference in (True, False):
-
-        def begin_in_double(self, iteration, reference=reference):
-            begin(self, iteration)
-            in_double_precision(self.supernet)
-            for cell in self.supernet.cells:
-                cell.reference = reference
-
-        monkeypatch.setattr(lfr.Method, "begin", begin_in_double)
-        method = build("lfr-darts", method=SHORT)
-        runs[reference] = method, advance(method, 0, 6 * STEPS)
+        with in_double(monkeypatch, lfr.Method, reference):
+            method = build("lfr-darts", method=SHORT)
+            runs[reference] = method, advance(method, 0, 6 * STEPS)
     (plain, expected), (quick, rows) = runs[True], runs[False]
     assert quick.found == plain.found
     for found, row in zip(rows, expected, strict=True):

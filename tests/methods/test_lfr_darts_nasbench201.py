@@ -11,7 +11,7 @@ from nas.methods import method_module, sections
 from nas.spaces.nasbench201_architecture import KINDS, OPERATIONS
 from nas.spaces.nasbench201_cells import MixedCell, Residual, joined, layout
 from nas.spaces.registry import get_space
-from tests.methods.settings import PRESET, STAGED, STEPS, TREE, advance, build, in_double_precision
+from tests.methods.settings import PRESET, STAGED, STEPS, TREE, advance, build, in_double
 from tests.methods.test_methods import assert_equal, saved
 from tests.spaces.test_nasbench201 import NONE, OFFICIAL, ONE, POOL, SKIP, THREE
 
@@ -127,19 +127,12 @@ def test_future_operations_weigh_a_fifth():
 @pytest.mark.parametrize("inherit", [False, True])
 def test_the_engine_and_the_reference_walk_the_same_search(monkeypatch, inherit):
     """In float64 throughout, alphas too, over two growths."""
-    runs, begin = {}, lfr.Method.begin
+    runs = {}
     for reference in (True, False):
-
-        def begin_in_double(self, iteration, reference=reference):
-            begin(self, iteration)
-            in_double_precision(self.supernet)
-            for cell in self.supernet.cells:
-                cell.reference = reference
-
-        monkeypatch.setattr(lfr.Method, "begin", begin_in_double)
         monkeypatch.setattr(torch, "randn", lambda *a, randn=torch.randn, **k: randn(*a, **k).double())
-        method = build("lfr-darts", method={**SHORT, "inherit": inherit, "alpha_lr": 0.5})
-        runs[reference] = method, advance(method, 0, 6 * STEPS)
+        with in_double(monkeypatch, lfr.Method, reference):
+            method = build("lfr-darts", method={**SHORT, "inherit": inherit, "alpha_lr": 0.5})
+            runs[reference] = method, advance(method, 0, 6 * STEPS)
         monkeypatch.undo()
     (plain, expected), (quick, rows) = runs[True], runs[False]
     assert quick.found == plain.found
