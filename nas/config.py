@@ -213,11 +213,15 @@ class Retrain(Size, WeightOptimiser):
         return self
 
 
-class TableFile(Section):
-    """A file of true figures, and the checksum that it must have (nas/table.py)."""
+class CheckedFile(Section):
+    """A file that no stage of this run makes, and the checksum that it must have."""
 
     path: str = Field(min_length=1)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class TableFile(CheckedFile):
+    """One of true figures (nas/table.py)."""
 
 
 class Evaluate(Section):

@@ -7,9 +7,9 @@ beside the others: published cells as baselines, a cell found on one data set on
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, model_validator
 
-from nas.config import ParamsError, Section, as_tuple
+from nas.config import CheckedFile, ParamsError, Section, as_tuple
 from nas.contracts import ArchitectureLike, Space
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, ValidPass
@@ -17,19 +17,12 @@ from nas.records import file_sha256, read_record
 from nas.tasks import Tally
 
 
-class RecordFile(Section):
-    """An architectures.json that `derive` wrote, and the checksum that it must have."""
-
-    path: str = Field(min_length=1)  # relative to the project
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-
-
 class Params(Section):
     space: Literal[
         "darts", "layered", "channel", "enas", "mobile", "mobile-cifar", "nasbench201", "nasbench201-layered"
     ]
     names: Annotated[tuple[str, ...], BeforeValidator(as_tuple)]  # of the space's published architectures
-    record: RecordFile | None
+    record: CheckedFile | None  # an architectures.json that `derive` wrote
 
     @model_validator(mode="after")
     def something_is_given(self) -> Self:
@@ -84,7 +77,7 @@ def published(names: tuple[str, ...], space: Space) -> dict[str, ArchitectureLik
     return {name: known[name] for name in names}
 
 
-def found(record: RecordFile, space: Space) -> dict[str, ArchitectureLike]:
+def found(record: CheckedFile, space: Space) -> dict[str, ArchitectureLike]:
     """All that a run found, by their names in its record.
 
     Raises:
