@@ -126,7 +126,7 @@ def loader(bench: Bench) -> dict[str, Any]:
         mean=(0.5,) * 3,
         std=(0.25,) * 3,
     )
-    augment = Augment(crop_padding=4, resized_crop=None, flip=True, cutout=16)
+    augment = Augment(crop_padding=4, resized_crop=None, flip=True, color_jitter=None, cutout=16)
     stream = Stream(ImageSet(images, numbers % 10, numbers, spec), 64, augment, seed=0)
 
     def epoch(number: list[int] = [0]) -> None:  # noqa: B006 (counts the epochs)

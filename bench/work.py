@@ -29,7 +29,7 @@ COMMON: dict[str, Any] = {  # the weights' optimiser of DARTS, cnn/train_search.
     "momentum": 0.9,
     "weight_decay": 0.0003,
     "clip": 5.0,
-    "augment": {"crop_padding": 4, "resized_crop": None, "flip": True, "cutout": 0},
+    "augment": {"crop_padding": 4, "resized_crop": None, "flip": True, "color_jitter": None, "cutout": 0},
 }
 Step = Callable[[], Tensor]  # gives the loss that it descends from
 

@@ -140,12 +140,15 @@ class Data(Section):
 
 
 Share = Annotated[float, Field(gt=0, le=1)]
+Strength = Annotated[float, Field(ge=0, le=8)]  # of brightness, contrast, saturation
+Turn = Annotated[float, Field(ge=0, le=0.5)]  # of a hue, in circles
 
 
 class Augment(Section):
     crop_padding: int = Field(ge=0, le=64)
     resized_crop: Annotated[tuple[Share, Share] | None, BeforeValidator(as_tuple)]
     flip: bool
+    color_jitter: Annotated[tuple[Strength, Strength, Strength, Turn] | None, BeforeValidator(as_tuple)]
     cutout: int = Field(ge=0, le=512)
 
     @model_validator(mode="after")

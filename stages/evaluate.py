@@ -37,7 +37,7 @@ def run_evaluate(work: "Trial") -> None:
     from nas.engine import place
     from nas.records import read_record, write_record
     from nas.spaces.registry import get_space
-    from nas.training.retrain import load_weights, measure, weights_file
+    from nas.training.retrain import kept_epochs, load_weights, measure, weights_file
     from nas.training.search import image_form
 
     recipe = work.config.retrain
@@ -52,9 +52,8 @@ def run_evaluate(work: "Trial") -> None:
         for seed in recipe.seeds:
             network = space.network(architecture, form, size, auxiliary=False)
             network = place(network, work.device, work.config.runtime.precision)
-            earlier = range(recipe.epochs - recipe.best_of_last, recipe.epochs - 1)
             measured = {}  # by epoch; the last one is what counts
-            for epoch, at in [*((epoch, epoch) for epoch in earlier), (recipe.epochs - 1, None)]:
+            for epoch, at in [*((epoch, epoch) for epoch in kept_epochs(recipe)), (recipe.epochs - 1, None)]:
                 load_weights(network, work.folder / "weights" / weights_file(entry["name"], seed, at))
                 measured[epoch] = measure(network, stream.epoch(0))
             loss, accuracy = measured[recipe.epochs - 1]

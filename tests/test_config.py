@@ -73,8 +73,8 @@ def test_every_section_is_frozen():
         ({"derive__dart": {}}, "'derive.dart' is not a known key. Did you mean 'darts'? Known: asng, darts, eoinas, "),
         (
             {"retrain__augment__cutuot": 3},
-            "'retrain.augment.cutuot' is not a known key. Did you mean 'cutout'? Known: crop_padding, cutout, flip, "
-            "resized_crop.",
+            "'retrain.augment.cutuot' is not a known key. Did you mean 'cutout'? Known: color_jitter, crop_padding, "
+            "cutout, flip, resized_crop.",
         ),
         ({"data__splits__xyz": "train"}, "'data.splits.xyz' is not a known key. Known: retrain, search_train, "),
     ],
@@ -131,6 +131,10 @@ def test_no_key_has_a_default(key):
         (
             {"retrain__augment__resized_crop": [0.0, 0.5]},
             "'retrain.augment.resized_crop.0' is 0.0: input should be greater than 0.",
+        ),
+        (
+            {"retrain__augment__color_jitter": [0.4, 0.4, 0.4, 0.6]},
+            "'retrain.augment.color_jitter.3' is 0.6: input should be less than or equal to 0.5.",
         ),
         (
             {"retrain__schedule": "step"},

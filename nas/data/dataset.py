@@ -7,6 +7,7 @@ no generator has a state, so nothing needs saving and a run may start at any ste
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas import config
-from nas.data import crops
+from nas.data import colours, crops
+from nas.data.colours import Jitter
 from nas.data.crops import Boxes
 from nas.data.spec import DataError, DataSpec
 from nas.records import read_record
 
-ORDER, TOP, LEFT, MIRROR, CUT_ROW, CUT_COLUMN, AREA, RATIO = range(8)  # what a draw is for
+ORDER, TOP, LEFT, MIRROR, CUT_ROW, CUT_COLUMN, AREA, RATIO, COLOUR_ORDER = range(9)  # what a draw is for
+COLOURS = range(9, 13)  # and each of the four of Jitter
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # splitmix64's increment and multipliers, as signed numbers
 FACTORS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 
@@ -120,6 +123,7 @@ class _Plan:
     cut_row: Tensor  # centre of the square that is cut out
     cut_column: Tensor
     boxes: Boxes | None  # that are stretched to the whole, in place of the crop of the padded image
+    jitter: Jitter | None
 
 
 class Stream:
@@ -144,6 +148,11 @@ class Stream:
         border = (0, 0, *[self._margin] * 4)
         self._padded = F.pad(data.images, border) if self._margin else data.images
         self._plan: _Plan | None = None
+        if augment and augment.color_jitter and channels not in (1, 3):
+            raise DataError(
+                f"augment.color_jitter: found images of {channels} channels, expected 1 or 3 (grey, or red, green and"
+                " blue); set it to null."
+            )
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from step `start` on."""
@@ -158,7 +167,10 @@ class Stream:
         if self.augment is None:
             return Batch(self._finished(self.data.images[part]), self.data.labels[part])
         plan = self._plan_of(epoch)
-        return Batch(self._finished(self._cropped(plan, part), plan, part), plan.labels[part])
+        images = self._cropped(plan, part)
+        if plan.jitter is not None:
+            images = colours.jittered(images, plan.jitter.part(part), self._colour_order(epoch, step))
+        return Batch(self._finished(images, plan, part), plan.labels[part])
 
     def _plan_of(self, epoch: int) -> _Plan:
         if self._plan is None or self._plan.epoch != epoch:
@@ -182,6 +194,7 @@ class Stream:
             cut_row=below(bits(CUT_ROW), self.height),
             cut_column=below(bits(CUT_COLUMN), self.width),
             boxes=self._boxes(epoch, samples),
+            jitter=self._jitter(epoch, samples),
         )
 
     def _boxes(self, epoch: int, samples: Tensor) -> Boxes | None:
@@ -195,6 +208,21 @@ class Stream:
         height, width = crops.sizes(share, roots[below(ratio, len(roots))], self.height, self.width)
         top, left = (draw(self.seed, epoch, purpose, samples) for purpose in (TOP, LEFT))
         return Boxes(below(top, self.height + 1 - height), below(left, self.width + 1 - width), height, width)
+
+    def _jitter(self, epoch: int, samples: Tensor) -> Jitter | None:
+        if self.augment is None or self.augment.color_jitter is None:
+            return None
+        limits = colours.ranges(self.augment.color_jitter)
+        return Jitter(
+            *(
+                low + below(draw(self.seed, epoch, purpose, samples), high - low + 1)
+                for purpose, (low, high) in zip(COLOURS, limits, strict=True)
+            )
+        )
+
+    def _colour_order(self, epoch: int, step: int) -> tuple[int, ...]:
+        orders = list(permutations(range(len(COLOURS))))
+        return orders[int(below(draw(self.seed, epoch, COLOUR_ORDER, step), len(orders)))]  # no device has part in it
 
     def _cropped(self, plan: _Plan, part: slice) -> Tensor:
         """Padding, random crop and mirror as one gather of whole pixels: uint8 [B, H, W, C]; or a resized crop."""

@@ -20,7 +20,7 @@ from nas.config import Section
 from nas.contracts import ArchitectureLike, EdgeSpace, Pairs, SoftMix
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, entropy, frozen, op_counts
-from nas.methods.relaxed import SKIP, AlphaTrainer, discretised, unrolled_gradient
+from nas.methods.relaxed import SKIP, AlphaTrainer, discretised, second_order
 from nas.methods.stopping import ITERATIONS, WINDOW, Sharpness, dominant_eigenvalue
 from nas.tasks import Tally, judge
 
@@ -94,17 +94,7 @@ class Method(SearchMethod[Params]):
                 gradients = list(torch.autograd.grad(self.loss(valid), alphas))
             self.passes["valid_images"] += len(valid.labels)
         else:
-            common = self.setting.common
-            gradients = unrolled_gradient(
-                lambda: self.loss(train),
-                lambda: self.loss(valid),
-                self.trainer.parameters,
-                alphas,
-                self.trainer.velocity(),
-                self.trainer.lr,
-                common.momentum,
-                common.weight_decay,
-            )
+            gradients = second_order(lambda: self.loss(train), lambda: self.loss(valid), self.trainer, alphas)
             self.passes["valid_images"] += len(valid.labels)
             self.passes["train_images"] += 3 * len(train.labels)
         self.architect.descend(gradients)

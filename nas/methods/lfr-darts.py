@@ -22,7 +22,7 @@ from nas.config import Section, as_tuple
 from nas.contracts import EdgeSpace, Growth, Pairs, SoftMix
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, entropy, frozen, op_counts
-from nas.methods.relaxed import SKIP, AlphaTrainer, discretised, gradient, shares, strongest_ops, unrolled_gradient
+from nas.methods.relaxed import SKIP, AlphaTrainer, discretised, gradient, second_order, shares, strongest_ops
 from nas.tasks import Tally, judge
 
 STAGES = {  # of each space the cell types of its stages, in order of depth, the normal one of a stage first
@@ -265,21 +265,12 @@ class Method(SearchMethod[Params]):
 
     def alpha_step(self, train: Batch, valid: Batch) -> None:
         """Of the current alphas alone (with `future: trainable` of the deeper ones, too)."""
-        alphas, common = list(self.architect.alphas.values()), self.setting.common
+        alphas = list(self.architect.alphas.values())
         if self.params.order == "first":
             with frozen(self.trainer.parameters):
                 gradients = gradient(self.loss(valid), alphas)
         else:
-            gradients = unrolled_gradient(
-                lambda: self.loss(train),
-                lambda: self.loss(valid),
-                self.trainer.parameters,
-                alphas,
-                self.trainer.velocity(),
-                self.trainer.lr,
-                common.momentum,
-                common.weight_decay,
-            )
+            gradients = second_order(lambda: self.loss(train), lambda: self.loss(valid), self.trainer, alphas)
             self.spend("train_images", 3 * len(train.labels))
         self.spend("valid_images", len(valid.labels))
         self.slope[0] += torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.contracts import EdgeSpace, Pairs
-from nas.methods.base import frozen
+from nas.methods.base import WeightTrainer, frozen
 
 SKIP = "skip_connect"
 
@@ -55,6 +55,8 @@ class AlphaTrainer:
             for kind, alpha in self.alphas.items():
                 alpha.copy_(state["alphas"][kind])
         self.optimiser.load_state_dict(state["optimiser"])
+        for moments in self.optimiser.state.values():  # Adam counts on the CPU; on a GPU every step would wait for it
+            moments["step"] = moments["step"].cpu()
 
 
 def shares(alpha: Tensor, alive: Tensor) -> Tensor:
@@ -87,6 +89,23 @@ def discretised(shares: Tensor, space: EdgeSpace, skip: int, most_skips: int | N
             return cell
         weakest = min(skips, key=lambda e: (float(table[e, skip - first]), e))
         table[weakest, skip - first] = 0.0
+
+
+def second_order(
+    train_loss: Callable[[], Tensor], valid_loss: Callable[[], Tensor], trainer: WeightTrainer, alphas: Sequence[Tensor]
+) -> list[Tensor]:
+    """`unrolled_gradient` through the step that this trainer would take next."""
+    common = trainer.common
+    return unrolled_gradient(
+        train_loss,
+        valid_loss,
+        trainer.parameters,
+        alphas,
+        trainer.velocity(),
+        trainer.lr,
+        common.momentum,
+        common.weight_decay,
+    )
 
 
 def unrolled_gradient(

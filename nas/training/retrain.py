@@ -78,7 +78,7 @@ class RetrainJob(Job):
         return Tally.of(loss, self.task.correct(logits, labels), len(labels))
 
     def end_epoch(self, epoch: int) -> Row:
-        if self.epochs - self.recipe.best_of_last <= epoch < self.epochs - 1:
+        if epoch in kept_epochs(self.recipe):
             self.earlier[epoch] = weights_of(self.result())
         return {"lr": self.optimiser.param_groups[0]["lr"], "drop_path": self.drop_path}
 
@@ -99,6 +99,11 @@ class RetrainJob(Job):
             self.average.load_state_dict(state["average"])
         self.earlier = {epoch: {k: v.cpu() for k, v in weights.items()} for epoch, weights in state["earlier"].items()}
         self.network.train()
+
+
+def kept_epochs(recipe: Retrain) -> range:
+    """The epochs before the last one whose weights are kept, to be measured beside it."""
+    return range(recipe.epochs - recipe.best_of_last, recipe.epochs - 1)
 
 
 def averaged(network: nn.Module, decay: float) -> AveragedModel:

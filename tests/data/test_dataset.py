@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.config import Augment
-from nas.data import crops
+from nas.data import colours, crops
 from nas.data.dataset import CUT_COLUMN, CUT_ROW, LEFT, MIRROR, TOP, ImageSet, Stream, below, draw, load_split
 from nas.data.prepare import prepare
 from nas.data.spec import DataError, DataSpec
@@ -19,8 +19,10 @@ from nas.records import RecordError, write_record
 from tests.data.samples import random_arrays, saved
 
 CPU = torch.device("cpu")
-FULL = Augment(crop_padding=2, resized_crop=None, flip=True, cutout=4)
-NONE = Augment(crop_padding=0, resized_crop=None, flip=False, cutout=0)
+FULL = Augment(crop_padding=2, resized_crop=None, flip=True, color_jitter=None, cutout=4)
+NONE = Augment(crop_padding=0, resized_crop=None, flip=False, color_jitter=None, cutout=0)
+BOXES = Augment(crop_padding=0, resized_crop=(0.2, 0.9), flip=True, color_jitter=None, cutout=0)
+COLOURS = Augment(crop_padding=2, resized_crop=None, flip=True, color_jitter=(0.4, 0.4, 0.4, 0.2), cutout=4)
 
 
 def image_set(count: int = 23, form: tuple[int, int, int] = (8, 10, 3), seed: int = 0) -> ImageSet:
@@ -157,10 +159,10 @@ def reference(data: ImageSet, position: int, augment: Augment, seed: int, epoch:
     [
         FULL,
         NONE,
-        Augment(crop_padding=3, resized_crop=None, flip=False, cutout=0),
-        Augment(crop_padding=0, resized_crop=None, flip=True, cutout=0),
-        Augment(crop_padding=0, resized_crop=None, flip=False, cutout=5),
-        Augment(crop_padding=1, resized_crop=None, flip=True, cutout=16),
+        Augment(crop_padding=3, resized_crop=None, flip=False, color_jitter=None, cutout=0),
+        Augment(crop_padding=0, resized_crop=None, flip=True, color_jitter=None, cutout=0),
+        Augment(crop_padding=0, resized_crop=None, flip=False, color_jitter=None, cutout=5),
+        Augment(crop_padding=1, resized_crop=None, flip=True, color_jitter=None, cutout=16),
     ],
 )
 def test_augmentation_equals_the_plain_one_image_at_a_time(augment, channels):
@@ -266,7 +268,7 @@ def test_a_step_outside_the_epoch_is_refused(step):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-@pytest.mark.parametrize("augment", [FULL, Augment(crop_padding=0, resized_crop=(0.2, 0.9), flip=True, cutout=0)])
+@pytest.mark.parametrize("augment", [FULL, BOXES, COLOURS])
 def test_a_gpu_gives_the_same_bits_and_is_never_waited_for(augment):
     here = image_set()
     there = ImageSet(here.images.cuda(), here.labels.cuda(), here.indices.cuda(), here.spec)
@@ -282,9 +284,6 @@ def test_a_gpu_gives_the_same_bits_and_is_never_waited_for(augment):
 
 
 # resized crops
-
-
-BOXES = Augment(crop_padding=0, resized_crop=(0.2, 0.9), flip=True, cutout=0)
 
 
 def test_bits_of_a_run_without_resized_crops_are_those_from_before_there_were_any():
@@ -348,3 +347,83 @@ def test_resized_crops_are_a_function_of_seed_epoch_and_step():
     assert torch.equal(again.batch(1, 3).images, whole[3])
     assert torch.equal(torch.cat([b.images for b in Stream(image_set(), 7, BOXES, 1).epoch(1)]), torch.cat(whole))
     assert not torch.equal(stream.batch(2, 0).images, whole[0])
+
+
+# colour jitter
+
+
+def as_pillow(property: str, image: torch.Tensor, amount: int) -> torch.Tensor:
+    """What torchvision makes of [H, W, C] with Pillow; `amount` as in Jitter."""
+    from torchvision.transforms import functional as transforms
+
+    picture = transforms.to_pil_image(image.permute(2, 0, 1))
+    value = amount / (colours.LEVELS if property == "hue" else colours.ONE)
+    changed = getattr(transforms, f"adjust_{property}")(picture, value)
+    return transforms.pil_to_tensor(changed).permute(1, 2, 0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("property", ["brightness", "contrast", "saturation"])
+def test_a_factor_gives_pillows_bits(property, channels):
+    images = image_set(20, (9, 14, channels)).images
+    images[0], images[1] = 0, 255
+    order = colours.Jitter._fields.index(property)
+    factors = torch.tensor([0, 1, 2457, 4095, 4096, 4097, 5734, 8192, 12000, 30000]).repeat(2)
+    found = colours.jittered(images, colours.Jitter(factors, factors, factors, factors), [order])
+    for image, changed, factor in zip(images, found, factors, strict=True):
+        assert torch.equal(changed, as_pillow(property, image, int(factor)))
+
+
+def test_a_turned_hue_is_pillows_but_for_a_level_where_its_floats_round():
+    levels = torch.arange(0, 256, 5, dtype=torch.uint8)
+    cube = torch.cartesian_prod(levels, levels, levels).view(len(levels), -1, 3)  # all colours, in steps of 5
+    turns = [-127, -51, -1, 0, 1, 30, 51, 127]
+    amounts = torch.tensor(turns)
+    found = colours.jittered(cube.expand(len(turns), *cube.shape), colours.Jitter(*[amounts] * 4), [3])
+    for changed, turn in zip(found, turns, strict=True):
+        apart = (changed.int() - as_pillow("hue", cube, turn).int()).abs()
+        assert (apart > 0).double().mean() < 0.01
+        assert apart.max() <= 6  # a level of the hue is at most six of a channel
+
+
+def test_a_grey_picture_keeps_its_hue_and_saturation():
+    images = image_set(4, (9, 14, 1)).images
+    amounts = torch.full((4,), 100)
+    assert torch.equal(colours.jittered(images, colours.Jitter(*[amounts] * 4), [2, 3]), images)
+
+
+def test_a_strength_of_nought_leaves_the_pixels_alone():
+    still = COLOURS.model_copy(update={"color_jitter": (0.0, 0.0, 0.0, 0.0)})
+    none = COLOURS.model_copy(update={"color_jitter": None})
+    images = image_set()
+    images.images[:] = images.images[..., :1]  # greys: a hue of 8 bits does not bring every colour back
+    found, expected = (epoch_of(Stream(images, 6, augment, 1), 2)[0] for augment in (still, none))
+    assert torch.equal(found, expected)
+
+
+def test_factors_are_even_around_one_and_orders_all_occur():
+    stream = Stream(
+        image_set(4000, (4, 4, 3)), 20, COLOURS.model_copy(update={"color_jitter": (0.4, 0.2, 2.0, 0.2)}), 0
+    )
+    jitter = stream._plan_of(0).jitter
+    assert jitter is not None
+    for amounts, low, high in zip(jitter, (2458, 3277, 0, -51), (5734, 4915, 12288, 51), strict=True):
+        assert low <= int(amounts.min()) <= low + 0.01 * (high - low)
+        assert high - 0.01 * (high - low) <= int(amounts.max()) <= high
+        assert amounts.double().mean() == pytest.approx((low + high) / 2, abs=0.02 * (high - low))
+        assert amounts.double().std() == pytest.approx((high - low) / 12**0.5, rel=0.05)
+    assert len({stream._colour_order(epoch, step) for epoch in range(3) for step in range(stream.steps)}) == 24
+
+
+def test_jittered_batches_are_a_function_of_seed_epoch_and_step():
+    stream = Stream(image_set(), 5, COLOURS, 1)
+    whole = [stream.batch(1, step).images for step in range(stream.steps)]
+    assert torch.equal(Stream(image_set(), 5, COLOURS, 1).batch(1, 3).images, whole[3])
+    assert not torch.equal(stream.batch(2, 0).images, whole[0])
+    assert not torch.equal(Stream(image_set(), 5, COLOURS, 2).batch(1, 3).images, whole[3])
+
+
+def test_colours_of_two_or_four_channels_are_refused():
+    data = image_set(form=(8, 10, 2))
+    with pytest.raises(DataError, match=r"^augment\.color_jitter: found images of 2 channels, expected 1 or 3 "):
+        Stream(data, 4, COLOURS, 0)

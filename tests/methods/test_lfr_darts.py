@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from nas.config import Size
 from nas.contracts import ImageForm
-from nas.methods import method_module
+from nas.methods import method_module, relaxed
 from nas.spaces.architecture import EDGES, PRIMITIVES, LayeredArchitecture
 from nas.spaces.cells import FoundCell, MixedCell, MixedOp
 from nas.spaces.genotypes import GENOTYPES
@@ -468,7 +468,7 @@ def test_the_unrolled_gradient_is_that_of_the_step_which_the_weights_would_take(
         seen.append(given)
         return [torch.zeros_like(alpha) for alpha in given[3]]
 
-    monkeypatch.setattr(lfr, "unrolled_gradient", noted)
+    monkeypatch.setattr(relaxed, "unrolled_gradient", noted)
     method.alpha_step(batch(5), batch(6))
     ((train_loss, valid_loss, weights, alphas, velocity, lr, momentum, decay),) = seen
     common = method.setting.common
