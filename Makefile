@@ -3,9 +3,10 @@
 PYTHON ?= python3
 NAME ?=
 RECIPE ?=
+DATA :=
 ARGS ?=
-# Trials side by side, one CPU thread (or one of CUDA_VISIBLE_DEVICES) each.
-JOBS ?= 2
+# Trials side by side; by default two on a CPU, else one on each GPU.
+JOBS ?=
 # Two test processes of one thread each: the suite's worth of work on a laptop or a small CI machine.
 PYTEST_ARGS ?= -n 2
 
@@ -42,7 +43,7 @@ $(STAMP): requirements.lock
 	@touch $@
 
 repro: setup ## dvc repro, JOBS trials at a time: what is stale runs; then print the table
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.launch --jobs $(JOBS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.launch $(if $(JOBS),--jobs $(JOBS))
 	@cat report/table.md
 	@echo "Figures, cells and provenance: report/index.html"
 
@@ -52,11 +53,11 @@ status: setup ## say what `make repro` would run
 ui: setup ## open the MLflow view of the runs
 	@$(BIN)/python -m stages.track ui
 
-preset: setup ## write presets/NAME.yaml into params.yaml (NAME=cifar10-small RECIPE=fast); without NAME list them
-	@$(BIN)/python -m stages.preset $(if $(NAME),use $(NAME) $(if $(RECIPE),--recipe $(RECIPE)),list)
+preset: setup ## write presets/NAME.yaml into params.yaml (NAME=cifar10 RECIPE=fast DATA=cifar100); without NAME list them
+	@$(BIN)/python -m stages.preset $(if $(NAME),use $(NAME) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(DATA),--data $(DATA)),list)
 
 ablation: setup ## run presets/ablations/NAME.yaml over params.yaml, print its table; without NAME list them
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.ablate $(if $(NAME),run $(NAME) --jobs $(JOBS) $(ARGS),list)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.ablate $(if $(NAME),run $(NAME) $(if $(JOBS),--jobs $(JOBS)) $(ARGS),list)
 
 test: setup ## the whole test suite (PYTEST_ARGS="-m 'not slow'" for a part)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -8,7 +8,6 @@ make preset NAME=nasbench201-small && dvc repro prepare. It prints and keeps not
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from nas.config import ParamsError
 from nas.data.dataset import Batch
+from nas.records import in_project
 from nas.table import read_table
 from nas.training.search import SearchJob
 from stages.common import PREPARED, clear_errors, load
@@ -67,7 +67,7 @@ def main(
     method: Any = job.method
     judged = [job.plain.batch(0, at) for at in range(min(batches, job.plain.steps))]
     space: Any = job.space
-    table = read_table(Path(file.path), file.sha256)
+    table = read_table(in_project(file.path), file.sha256)
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.stack([torch.randint(n, (cells,), generator=generator) for n in method.counts], dim=1)
     texts = [space.text(space.choose(method.split(cell.tolist()))) for cell in drawn]

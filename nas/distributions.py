@@ -198,11 +198,13 @@ class Categorical:
         self.table = uniform(counts) if table is None else table.double()
         self.signal = torch.zeros_like(self.table)  # s: the mean of the normalised directions so far
         self.gamma = 0.0  # what |s|^2 would be of pure noise
-        self.Delta = 1.0  # the step length is delta0 / Delta
         self.used = used(counts)
         self.dimensions = sum(count - 1 for count in counts)  # n
         self.lowest = lowest(counts) if rule.margin == "auto" else torch.zeros(len(counts), dtype=torch.float64)
         self.delta0 = rule.delta0 or (1.0 if rule.step == "asng" else 1 / sum(counts))
+        # ours: beta stays at most 1, beyond which the mean of directions is none; the code has no such bound
+        self.least = self.delta0 / math.sqrt(max(self.dimensions, 1))
+        self.Delta = max(1.0, self.least)  # the step length is delta0 / Delta
 
     def step(self, direction: Tensor) -> bool:
         """One step along a natural gradient; False, and nothing changes, where there is none."""
@@ -227,8 +229,7 @@ class Categorical:
         self.Delta *= math.exp(beta * (self.gamma - self.signal_power / self.rule.alpha))
         if self.rule.delta_max is not None:
             self.Delta = min(self.Delta, self.rule.delta_max)
-        # ours: beta stays at most 1, beyond which the mean of directions is none; the code has no such bound
-        self.Delta = max(self.Delta, self.delta0 / math.sqrt(self.dimensions))
+        self.Delta = max(self.Delta, self.least)
 
     @property
     def signal_power(self) -> float:

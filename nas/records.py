@@ -8,8 +8,9 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,14 @@ def content_id(value: Any, length: int = 12) -> str:
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def in_project(path: str) -> Path:
+    """A path of params.yaml, relative to the project: DVC names its folder in DVC_ROOT, else it is the current one.
+
+    `dvc exp run --temp` works in a copy, which has what Git knows and nothing else.
+    """
+    return Path(os.environ.get("DVC_ROOT") or ".") / path
 
 
 @contextmanager
@@ -70,6 +79,15 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RecordError(f"{path}: not JSON ({error}); remove it and run `dvc repro`") from None
+
+
+def finite(value: Any) -> Any:
+    """The value with null for every number that is none (NaN, infinity), however deep: JSON has no other word."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    return [finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def write_record(path: Path, kind: str, body: dict[str, Any]) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from stages.common import clear_errors
+from stages.common import clear_errors, load
+from stages.launch import JobsOption, slots
 
 if TYPE_CHECKING:
     from stages.variants import Variant
@@ -34,7 +35,7 @@ def list_ablations() -> None:
 @clear_errors
 def run(
     name: str,
-    jobs: int = typer.Option(2, min=1, help="Variants side by side."),
+    jobs: JobsOption = None,
     out: Path | None = typer.Option(None, help="A file for the table, beside the terminal."),
 ) -> None:
     """Run every variant of ablation NAME over params.yaml, as a DVC experiment each; then print the table.
@@ -62,14 +63,13 @@ def run(
         sys.exit(1)
 
 
-def run_missing(variants: Sequence["Variant"], state: str, jobs: int) -> dict[str, str]:
+def run_missing(variants: Sequence["Variant"], state: str, jobs: int | None) -> dict[str, str]:
     """Label -> what went wrong, of each variant that did not finish."""
     from stages.experiments import Experiments
-    from stages.launch import slots
 
     if not variants:
         return {}
-    experiments = Experiments(slots(jobs), state)
+    experiments = Experiments(slots(jobs, load().runtime.device), state)
     for signum in (signal.SIGTERM, signal.SIGINT):  # DVC tidies up after SIGINT alone
         signal.signal(signum, lambda _, frame: experiments.stop(signal.SIGINT, frame))
     if not experiments.run("repro", "prepare"):  # once, before the variants that all start with it

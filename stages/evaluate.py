@@ -4,7 +4,6 @@ Figures are those of the last epoch. That of the best among the last ones goes b
 papers print it: it is chosen on test data.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -91,7 +90,7 @@ def looked_up(work: "Trial", found: list[dict[str, Any]], file: "TableFile") -> 
     Sizes are those at `retrain.cells` and `retrain.channels`.
     """
     from nas.data.spec import DataSpec
-    from nas.records import read_json
+    from nas.records import in_project, read_json
     from nas.spaces.registry import get_space
     from nas.table import read_table, regret_curves
     from nas.training.search import image_form
@@ -106,7 +105,7 @@ def looked_up(work: "Trial", found: list[dict[str, Any]], file: "TableFile") -> 
         size = space.count(architecture, form, work.config.retrain.at(entry["channels"]))
         head = {"name": entry["name"], "id": entry["id"], "cell": text}
         cells.append({**head, "params_m": size.params_m, "macs_m": size.macs_m})
-    table = read_table(Path(file.path), file.sha256)
+    table = read_table(in_project(file.path), file.sha256)
     curves = regret_curves(read_json(work.folder / "search.history.json"), table)
     return {
         "sha256": file.sha256,

@@ -14,7 +14,7 @@ from threading import Lock
 from typing import Any
 
 from nas.config import parse_yaml
-from nas.report.ablation import Outcome, Retrained, Searched
+from nas.report.ablation import Found, Outcome, Searched
 from stages.common import PARAMS, RUNS
 from stages.launch import Launcher
 from stages.variants import Variant
@@ -114,10 +114,11 @@ def outcomes(variant: Variant, ref: str) -> list[Outcome]:
     """What the metrics files in an experiment say of each trial."""
     found = []
     for key, method, _ in variant.config.runs():
-        evaluated = metrics(variant, ref, f"{key}/evaluate.metrics.json")
+        sizes = metrics(variant, ref, f"{key}/derive.metrics.json")
+        judged = metrics(variant, ref, f"{key}/evaluate.metrics.json")
         cost = metrics(variant, ref, f"{key}/search.cost.json") | metrics(variant, ref, f"{key}/search.metrics.json")
-        tested = {name: Retrained.model_validate(figures) for name, figures in evaluated.items()}
-        found.append(Outcome(method, Searched.model_validate(cost), tested))
+        cells = {name: Found.model_validate(size | judged[name]) for name, size in sizes.items()}
+        found.append(Outcome(method, Searched.model_validate(cost), cells))
     return found
 
 

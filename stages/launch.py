@@ -1,8 +1,8 @@
 """`dvc repro` with several trials at a time: python -m stages.launch --jobs 2.
 
 DVC runs one stage after the other. Here each trial's stages are handed to a DVC of their own, as many trials side by
-side as there are jobs, each on a GPU of its own where CUDA_VISIBLE_DEVICES names several; a last plain `dvc repro`
-makes the report and whatever is left. Results are those of `dvc repro`: the order of the work changes no bit.
+side as there are jobs, spread over the GPUs where params.yaml asks for one; a last plain `dvc repro` makes the report
+and whatever is left. Results are those of `dvc repro`: the order of the work changes no bit.
 """
 
 import contextlib
@@ -13,13 +13,17 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from types import FrameType
-from typing import IO
+from typing import IO, Annotated
 
 import typer
 
 from stages.common import clear_errors, load
 
 STAGES = ("search", "derive", "retrain", "evaluate")
+CPU_JOBS = 2
+JobsOption = Annotated[
+    int | None, typer.Option(min=1, help=f"Trials side by side; by default {CPU_JOBS} on a CPU, else one per GPU.")
+]
 app = typer.Typer(add_completion=False)
 
 
@@ -72,15 +76,26 @@ class Launcher:
             os.killpg(child.pid, self.stopped)
 
 
-def slots(jobs: int) -> list[str]:
-    """The device of each job: one of several in CUDA_VISIBLE_DEVICES, or the same for all."""
-    visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
-    return (visible if len(visible) > 1 else visible * jobs or [""] * jobs)[:jobs]
+def slots(jobs: int | None, device: str) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES is for each job: the GPUs in turn, and none named on a CPU."""
+    if device == "cpu":
+        return [""] * (jobs or CPU_JOBS)
+    places = visible() or [""]  # without any, the first stage says so
+    return [places[job % len(places)] for job in range(jobs or len(places))]
+
+
+def visible() -> list[str]:
+    """The GPUs that CUDA_VISIBLE_DEVICES names, else all that there are."""
+    if named := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return [device.strip() for device in named.split(",") if device.strip()]
+    import torch
+
+    return [str(device) for device in range(torch.cuda.device_count())]
 
 
 @app.command()
 @clear_errors
-def launch(jobs: int = typer.Option(2, min=1, help="Trials side by side.")) -> None:
+def launch(jobs: JobsOption = None) -> None:
     """Run the pipeline, several trials at a time; stages that are up to date are passed over."""
     asked = subprocess.Popen([sys.executable, "-m", "dvc", "status", "--quiet"])  # beside the check of params.yaml
     try:
@@ -90,7 +105,7 @@ def launch(jobs: int = typer.Option(2, min=1, help="Trials side by side.")) -> N
     if not stale:
         print("Everything is up to date.")
         return
-    places = slots(jobs)
+    places = slots(jobs, config.runtime.device)
     launcher = Launcher(places)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, launcher.stop)

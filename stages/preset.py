@@ -4,11 +4,14 @@ python -m stages.preset list
 python -m stages.preset show cifar10
 python -m stages.preset use cifar10-small
 python -m stages.preset use cifar10 --recipe fast
+python -m stages.preset use cifar10 --data cifar100
 
-A recipe is a retraining that any preset can take in place of its own: a file in presets/recipes/, laid over it.
+A recipe is a retraining that any preset can take in place of its own, a data set are the images that it can take: files
+in presets/recipes/ and presets/data/, laid over it.
 """
 
 import io
+import re
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +22,7 @@ from stages.common import PARAMS, clear_errors, parse
 
 FOLDER = Path("presets")
 RECIPES = FOLDER / "recipes"
+DATA = FOLDER / "data"
 BASE = "digits"
 HEADER = """\
 # Every value that can change a result is here, and nothing else is. No key has a default in the code.
@@ -27,42 +31,55 @@ HEADER = """\
 RETRAINED = """\
 # Retraining is that of {source}: {headline}
 """
+SHOWN = """\
+# Images are those of {source}: {headline}
+"""
 OTHER = """\
 # To run another protocol: python -m stages.preset use {other}
 """
 RecipeOption = Annotated[str, typer.Option(help="A file in presets/recipes/; none: the preset's own retraining.")]
+DataOption = Annotated[str, typer.Option(help="A file in presets/data/; none: the preset's own images.")]
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
 @app.command("list")
 @clear_errors
 def list_presets() -> None:
-    """Name every preset and every recipe, with the first line of its file."""
+    """Name every preset, recipe and data set, with the first line of its file."""
     path_of(BASE)  # says so when this is not the project's folder
-    width = max(map(len, (*names(), *recipes())))
-    for name in names():
-        typer.echo(f"{name:{width}} {headline(path_of(name))}")
-    typer.echo("\nRecipes, to retrain by in place of a preset's own (--recipe NAME; make preset RECIPE=NAME):")
-    for name in recipes():
-        typer.echo(f"{name:{width}} {headline(recipe_path(name))}")
+    layers = {
+        "": [path_of(name) for name in names()],
+        "\nRecipes, to retrain by in place of a preset's own (RECIPE=NAME; --recipe NAME):": files(RECIPES),
+        "\nData sets, in place of a preset's own (DATA=NAME; --data NAME):": files(DATA),
+    }
+    width = max(len(path.stem) for paths in layers.values() for path in paths)
+    for title, paths in layers.items():
+        typer.echo("\n".join([title] * bool(title) + [f"{path.stem:{width}} {headline(path)}" for path in paths]))
 
 
 @app.command()
 @clear_errors
-def show(name: str, recipe: RecipeOption = "") -> None:
+def show(name: str, recipe: RecipeOption = "", data: DataOption = "") -> None:
     """Print the whole params.yaml that preset NAME makes."""
-    typer.echo(render(name, recipe), nl=False)
+    typer.echo(render(name, recipe, data), nl=False)
 
 
 @app.command()
 @clear_errors
-def use(name: str, recipe: RecipeOption = "", params: Path = typer.Option(PARAMS, help="The file to write.")) -> None:
+def use(
+    name: str,
+    recipe: RecipeOption = "",
+    data: DataOption = "",
+    params: Path = typer.Option(PARAMS, help="The file to write."),
+) -> None:
     """Write preset NAME, merged and validated, into params.yaml; what was written there by hand goes."""
     from nas.records import write_text
 
-    text = render(name, recipe)  # all that can be refused is refused here, before anything is written
+    text = render(name, recipe, data)  # all that can be refused is refused here, before anything is written
     write_text(params, text)
-    typer.echo(f"{params} is now {source(name, recipe)}. Next: make repro")
+    typer.echo(f"{params} is now {source(name, recipe, data)}. Next: make repro")
+    if needed := said_of_data(path_in(DATA, data) if data else path_of(name)):
+        typer.echo(f"It reads {needed}")
 
 
 def names() -> list[str]:
@@ -70,9 +87,9 @@ def names() -> list[str]:
     return sorted((path.stem for path in FOLDER.glob("*.yaml")), key=lambda name: (name != BASE, name))
 
 
-def recipes() -> list[str]:
-    """Every recipe."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+def files(folder: Path) -> list[Path]:
+    """Every recipe, or every data set."""
+    return sorted(folder.glob("*.yaml"))
 
 
 def headline(path: Path) -> str:
@@ -80,9 +97,17 @@ def headline(path: Path) -> str:
     return path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
 
 
-def source(name: str, recipe: str = "") -> str:
+def said_of_data(path: Path) -> str:
+    """What the header of a file says under `Data:`, in its own lines; nothing where it does not."""
+    header = path.read_text(encoding="utf-8").partition("\n\n")[0]
+    _, _, rest = header.partition("\n# Data: ")
+    return re.split(r"\n# \S", rest)[0].replace("\n# ", "\n").strip()
+
+
+def source(name: str, recipe: str = "", data: str = "") -> str:
     """The file or files that a params.yaml comes from."""
-    return f"presets/{name}.yaml" + (f" with presets/recipes/{recipe}.yaml" if recipe else "")
+    layers = (f"{folder / layer}.yaml" for folder, layer in ((FOLDER, name), (RECIPES, recipe), (DATA, data)) if layer)
+    return " with ".join(layers)
 
 
 def path_of(name: str) -> Path:
@@ -97,16 +122,17 @@ def path_of(name: str) -> Path:
     return FOLDER / f"{name}.yaml"
 
 
-def recipe_path(name: str) -> Path:
-    """The file of a recipe; ParamsError names those that exist."""
+def path_in(folder: Path, name: str) -> Path:
+    """The file of a recipe or a data set; ParamsError names those that exist."""
     from nas.config import ParamsError
 
-    if name not in recipes():
-        raise ParamsError(f"'{name}' is not a recipe. Known: {', '.join(recipes())}; each is a file in {RECIPES}/.")
-    return RECIPES / f"{name}.yaml"
+    known, what = [path.stem for path in files(folder)], {RECIPES: "a recipe", DATA: "a data set"}[folder]
+    if name not in known:
+        raise ParamsError(f"'{name}' is not {what}. Known: {', '.join(known)}; each is a file in {folder}/.")
+    return folder / f"{name}.yaml"
 
 
-def render(name: str, recipe: str = "") -> str:
+def render(name: str, recipe: str = "", data: str = "") -> str:
     """The text of params.yaml for a preset: the base with its comments, the values of the preset, a fresh header.
 
     Raises:
@@ -117,16 +143,17 @@ def render(name: str, recipe: str = "") -> str:
 
     base, path = path_of(BASE), path_of(name)
     changes = {} if name == BASE else read_yaml(path)
-    if recipe:
-        merge(changes, read_yaml(recipe_path(recipe)))
-    config = parse(merge(read_yaml(base), changes), source(name, recipe))
+    header = HEADER.format(source=path.as_posix(), headline=headline(path))
+    for folder, layer, line in ((RECIPES, recipe, RETRAINED), (DATA, data, SHOWN)):
+        if layer:
+            file = path_in(folder, layer)
+            merge(changes, read_yaml(file))
+            header += line.format(source=file.as_posix(), headline=headline(file))
+    config = parse(merge(read_yaml(base), changes), source(name, recipe, data))
     if recipe and not config.retrain.seeds:
         raise ParamsError(
             f"{path}: 'retrain.seeds' is [], so nothing is retrained and no recipe is of use; leave it out"
         )
-    header = HEADER.format(source=f"presets/{name}.yaml", headline=headline(path))
-    if recipe:
-        header += RETRAINED.format(source=f"presets/recipes/{recipe}.yaml", headline=headline(recipe_path(recipe)))
     header += OTHER.format(other="cifar10-small" if name == BASE else BASE)
     return header + "\n" + with_comments(without_header(base.read_text(encoding="utf-8")), changes)
 

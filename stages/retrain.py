@@ -30,7 +30,7 @@ def run_retrain(work: "Trial") -> None:
     from nas.records import read_record, write_json, write_record
     from nas.spaces.registry import get_space
     from nas.training.loop import run as run_loop
-    from nas.training.retrain import RetrainJob, save_weights, weights_file, weights_of
+    from nas.training.retrain import RetrainJob, description, save_weights, weights_file, weights_of
     from nas.training.search import image_form
 
     recipe = work.config.retrain
@@ -39,11 +39,12 @@ def run_retrain(work: "Trial") -> None:
     history, results, seconds, resumed = [], [], 0.0, 0
     several = len(found) * len(recipe.seeds) > 1
     for entry in found:
-        space = get_space(entry["architecture"]["space"])
+        space, sized = get_space(entry["architecture"]["space"]), recipe.at(entry["channels"])
+        about = description(entry["architecture"], sized, data.spec)
         for seed in recipe.seeds:
             name = f"{entry['name']}-{seed}"
             job = RetrainJob(
-                recipe.at(entry["channels"]),
+                sized,
                 space,
                 space.parse(entry["architecture"]),
                 f"{work.key} {entry['name']}",
@@ -60,8 +61,8 @@ def run_retrain(work: "Trial") -> None:
             outcome = run_loop(job, work.checkpoint(name), show)
             folder = work.folder / "weights"
             for epoch, weights in job.earlier.items():
-                save_weights(weights, folder / weights_file(entry["name"], seed, epoch))
-            save_weights(weights_of(job.result()), folder / weights_file(entry["name"], seed))
+                save_weights(weights, folder / weights_file(entry["name"], seed, epoch), about)
+            save_weights(weights_of(job.result()), folder / weights_file(entry["name"], seed), about)
             last = {key: outcome.history[-1][key] for key in ("train_loss", "train_acc")}
             results.append({"name": entry["name"], "id": entry["id"], "seed": seed, **last})
             history += [{**label, **row} for row in outcome.history]

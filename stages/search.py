@@ -25,7 +25,7 @@ def search(run: str = typer.Option(help="Run key, for instance darts-0.")) -> No
 def run_search(work: "Trial") -> None:
     """Train, then write the records."""
     from nas.collapse import collapsed
-    from nas.records import write_json, write_record
+    from nas.records import finite, write_json, write_record
     from nas.training.loop import run as run_loop
     from nas.training.search import SearchJob
 
@@ -42,7 +42,7 @@ def run_search(work: "Trial") -> None:
     row = outcome.history[-1] if outcome.history else {}  # none where nothing is searched
     last = {name: value for name, value in row.items() if not name.startswith(told_apart)}
     collapse = {"collapsed": len(collapsed(row))} if "parameterless" in last else {}
-    work.write_metrics({**last, **collapse, "macs_t": counted["macs"] / 1e12})
+    work.write_metrics(finite({**last, **collapse, "macs_t": counted["macs"] / 1e12}))
     work.write_cost(outcome.seconds, sum(method.passes.values()), outcome.resumed)
     work.tracker.log_artifacts([work.folder / "search.json"])
 
@@ -68,9 +68,12 @@ def refuse_size(work: "Trial") -> None:
 
 
 def filled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with the same keys in each, null where a row had no such figure: `dvc plots` draws no others."""
+    """The rows with the same keys in each, null where a row had no such figure, or one that is no number: `dvc plots`
+    draws no others."""
+    from nas.records import finite
+
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return [{name: row.get(name) for name in names} for row in rows]
+    return [finite({name: row.get(name) for name in names}) for row in rows]
 
 
 if __name__ == "__main__":

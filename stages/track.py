@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from stages.common import PARAMS, RUNS, clear_errors, load
+from stages.common import RUNS, clear_errors, load
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 HERE = Path()
@@ -25,10 +25,11 @@ def init() -> None:
 @clear_errors
 def rebuild() -> None:
     """Log every expected trial from runs/. What the view shows already is left as it is."""
-    from nas.config import read_yaml
     from nas.tracking import rebuild
+    from stages.trial import params_of
 
-    added = rebuild(load().runs(), RUNS, read_yaml(PARAMS), HERE)
+    config = load()
+    added = rebuild(config.runs(), RUNS, {method: params_of(config, method) for method in config.methods}, HERE)
     typer.echo(f"{added} stage runs added")
 
 

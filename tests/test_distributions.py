@@ -385,6 +385,15 @@ def test_a_distribution_that_has_settled_stays_and_does_not_disturb_the_other():
     assert directions[1].total.abs().max() > 0.01
 
 
+def test_a_first_step_that_is_far_too_long_stays_in_the_simplex():
+    distribution = Categorical((2,) * 6, StepRule("asng", delta0=10.0))
+    assert distribution.Delta == pytest.approx(10 / math.sqrt(6))
+    for _ in range(3):
+        distribution.step(0.1 * torch.tensor([[1.0, -1.0]] * 6).double())
+        assert distribution.table.isfinite().all()
+        assert distribution.table.sum(1) == pytest.approx(1.0)
+
+
 def test_the_fixed_step_and_its_length():
     distribution = Categorical((2, 3, 4), StepRule("fixed"))
     assert distribution.delta0 == pytest.approx(1 / 9)

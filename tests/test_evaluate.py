@@ -48,6 +48,12 @@ def entry(architecture: Any) -> dict[str, Any]:
     return {"name": "main", "id": architecture.id, "channels": 16, "architecture": architecture.to_dict()}
 
 
+def test_a_table_is_looked_for_in_the_project_also_from_a_copy_of_it(work, monkeypatch):
+    found = evaluate.looked_up(work, [entry(FOUND)], work.file)
+    monkeypatch.setenv("DVC_ROOT", str(work.folder))
+    assert evaluate.looked_up(work, [entry(FOUND)], work.file.model_copy(update={"path": "table.csv"})) == found
+
+
 def test_a_found_cell_is_looked_up_with_its_size_and_its_course(work):
     found = evaluate.looked_up(work, [entry(FOUND)], work.file)
     assert found is not None

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import json
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md")])
 FLOORS = {
     "stages": 4,
     "nas.training": 3,
+    "nas.networks": 3,
     "nas.report": 3,
     "nas.methods": 2,
     "nas.spaces": 2,
@@ -40,6 +42,30 @@ FLOORS = {
 WALLS = [{"nas.methods", "nas.spaces"}, {"nas.report", "nas.training"}]
 HEAVY = ("torch", "torchvision", "mlflow", "dvc", "sklearn", "matplotlib")
 STAGES = sorted(path.stem for path in (PROJECT / "stages").glob("*.py") if "typer.Typer(" in path.read_text())
+
+
+def committed(path):
+    """The text of a file at HEAD: what somebody works on is none of our business."""
+    shown = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    if shown.returncode:
+        pytest.skip("not a Git checkout")
+    return shown.stdout
+
+
+def test_the_figures_of_the_default_are_those_of_the_committed_evidence():
+    """In the header of its preset and in README's table; costs are of one quiet run, and not compared."""
+    found = {
+        name: (f"{row['test_error_mean']:.2f}", f"{row['test_error_std']:.2f}")
+        for name, row in json.loads(committed("report/results.metrics.json")).items()
+        if "test_error_mean" in row
+    }
+    header = re.sub(r"\s*\n# +", " ", committed("presets/digits.yaml").partition("# Cost:")[0])
+    said = {name: figures for name, *figures in re.findall(r"([\w-]+) (\d+\.\d+) \+- (\d+\.\d+)", header)}
+    names = {"is-nas": "is-nas eps=0", "and": "is-nas eps=0.3"}  # "is-nas .. % (eps 0) and .. % (eps 0.3"
+    assert {names.get(name, name): tuple(figures) for name, figures in said.items()} == found
+    rows = [line.strip("| ").split(" | ") for line in committed("README.md").splitlines()]
+    table = {row[0]: row[2] for row in rows if len(row) == 7 and row[0] in found}
+    assert table == {name: " ± ".join(figures) for name, figures in found.items()}
 
 
 def module_name(path):

@@ -1,3 +1,4 @@
+import ast
 import re
 import shutil
 from pathlib import Path
@@ -106,6 +107,46 @@ def test_a_stage_follows_the_content_of_its_deps_and_of_no_other_file(project, n
     with (project / name).open("a") as file:
         file.write("\n# changed\n")
     assert changed(before) == stages
+
+
+ROOMS = ("data", "methods", "spaces", "training", "report")
+FILES = ("collapse", "complexity", "contracts", "distributions", "engine", "schedules", "table", "tasks")
+UNFOLLOWED = {"nas/training/checkpoint.py", "nas/training/progress.py", "nas/data/spec.py"}  # how work is kept and told
+DATA = {f"nas/data/{name}.py" for name in ("colours", "crops", "dataset")}
+NOT_RUN = {  # what a stage's modules import, and the stage does not call
+    "derive": {*DATA, "nas/engine.py", "nas/schedules.py", "nas/tasks.py"},
+    "retrain": {"nas/complexity.py"},
+    "evaluate": {"nas/training/loop.py", "nas/schedules.py"},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("verb", STAGES)
+def test_what_the_code_of_a_stage_imports_is_code_that_it_follows(verb, method):
+    """Of what results rest on; else a change there would leave old ones standing."""
+    deps = [dep if isinstance(dep, str) else next(iter(dep)) for dep in STAGES[verb]["deps"]]
+    listed = [PROJECT / dep.replace("${item.method}", method) for dep in deps if dep.startswith("nas/")]
+    followed = {file for path in listed for file in (path.rglob("*.py") if path.is_dir() else [path])}
+    missing: set[Path] = set()
+    waiting = list(followed)
+    while waiting:
+        for file in modules(waiting.pop()) - followed - missing:
+            missing.add(file)
+            waiting.append(file)
+    assert {file.relative_to(PROJECT).as_posix() for file in missing} - UNFOLLOWED == NOT_RUN.get(verb, set())
+
+
+def modules(path):
+    """The files of ours that a file imports at its head, by either form, among those that results rest on."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    ours = (name.split(".") for name in names if name and name.startswith("nas."))
+    files = (PROJECT.joinpath(*name).with_suffix(".py") for name in ours if name[1] in ROOMS + FILES)
+    return {file for file in files if file.is_file()}
 
 
 def test_a_new_file_in_a_folder_counts_caches_of_python_and_files_beside_it_do_not(project):

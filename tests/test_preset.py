@@ -15,6 +15,7 @@ from stages.common import load
 PROJECT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (PROJECT / "presets").glob("*.yaml"))
 RECIPES = sorted(path.stem for path in (PROJECT / "presets/recipes").glob("*.yaml"))
+DATA = sorted(path.stem for path in (PROJECT / "presets/data").glob("*.yaml"))
 OTHERS = [name for name in NAMES if name != preset.BASE]
 
 
@@ -127,7 +128,9 @@ def test_another_file_can_be_written(project):
 
 def test_the_list_gives_each_first_line(project):
     output = run("list").output
-    for path in (*preset.FOLDER.glob("*.yaml"), *preset.RECIPES.glob("*.yaml")):
+    for path in preset.FOLDER.rglob("*.yaml"):
+        if path.parent.name == "ablations":
+            continue
         assert f"{path.stem} " in output
         assert preset.headline(path) in output
 
@@ -152,7 +155,7 @@ def test_a_recipe_takes_the_place_of_a_presets_retraining(project, recipe):
     assert result.exit_code == 0, result.output
     text = (project / "params.yaml").read_text()
     assert text.splitlines()[1].startswith("# This is presets/cifar10-eoinas.yaml: ")
-    headline = preset.headline(preset.recipe_path(recipe))
+    headline = preset.headline(preset.path_in(preset.RECIPES, recipe))
     assert text.splitlines()[2] == f"# Retraining is that of presets/recipes/{recipe}.yaml: {headline}"
     written, told = read_yaml(Path("params.yaml")), read_yaml(Path(f"presets/recipes/{recipe}.yaml"))
     assert leaves(written["retrain"]) == leaves(told["retrain"]) | {"seeds": [0]}
@@ -186,6 +189,58 @@ def test_a_faulty_recipe_is_named_beside_its_preset(project):
     assert result.exit_code == 1
     assert "presets/cifar10.yaml with presets/recipes/mine.yaml: 'retrain.epochs' is 0" in result.stderr
     assert (project / "params.yaml").read_bytes() == before
+
+
+# --- Data sets
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_a_data_set_says_all_of_its_images_but_the_splits(data):
+    told = read_yaml(PROJECT / f"presets/data/{data}.yaml")
+    expected = leaves(read_yaml(PROJECT / "presets/digits.yaml")["data"]).keys()
+    assert leaves(told.pop("data")).keys() == {key for key in expected if not key.startswith(("splits", "stratified"))}
+    assert told == {}
+    header = (PROJECT / f"presets/data/{data}.yaml").read_text().partition("\n\n")[0]
+    for word in ("Command: ", "Data: "):
+        assert f"\n# {word}" in header
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("cifar10", "nasbench201"))])
+def test_a_data_set_takes_the_place_of_a_presets_images_and_leaves_its_splits(project, name, data):
+    own = read_yaml(Path(f"presets/{name}.yaml"))["data"]
+    result = run("use", name, "--data", data)
+    assert result.exit_code == 0, result.output
+    written, told = read_yaml(Path("params.yaml"))["data"], read_yaml(Path(f"presets/data/{data}.yaml"))["data"]
+    assert told.items() <= written.items()
+    assert written["splits"] == read_yaml(Path("presets/digits.yaml"))["data"]["splits"] | own.get("splits", {})
+    headline = preset.headline(preset.path_in(preset.DATA, data))
+    assert f"# Images are those of presets/data/{data}.yaml: {headline}\n" in (project / "params.yaml").read_text()
+
+
+def test_an_unknown_data_set_is_answered_with_the_known_ones(project):
+    result = run("use", "cifar10", "--data", "cifar")
+    assert result.exit_code == 1
+    assert "'cifar' is not a data set. Known: cifar10, cifar100, fashion-mnist; each is a file" in result.stderr
+
+
+def test_images_of_ones_own_are_one_file(project):
+    """As docs/own-data.md shows it."""
+    shown = (PROJECT / "docs/own-data.md").read_text().partition("# Flowers")[2].partition("```")[0]
+    (project / "presets/data/flowers.yaml").write_text(f"# Flowers{shown}")
+    result = run("use", "cifar10", "--data", "flowers")
+    assert result.exit_code == 0, result.output
+    data = load(project / "params.yaml").data
+    assert (data.name, data.root, data.image_size) == ("folder", "data/raw/flowers", 32)
+    assert "It reads data/raw/flowers/train/<class>/*.jpg" in result.output
+
+
+def test_what_a_preset_reads_is_said_when_it_is_used(project):
+    said = run("use", "cifar10-small").output
+    assert "params.yaml is now presets/cifar10-small.yaml. Next: make repro\nIt reads data/raw/cifar10.npz" in said
+    assert "DATA=cifar10" in said
+    assert "#" not in said
+    assert "It reads 170 MB" in run("use", "cifar10-small", "--data", "cifar10").output
 
 
 def test_null_is_written_as_null():

@@ -1,5 +1,6 @@
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,8 @@ from nas.records import (
     canonical,
     content_id,
     file_sha256,
+    finite,
+    in_project,
     read_json,
     read_record,
     replacing,
@@ -25,6 +28,20 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=12,
 )
+
+
+def test_a_path_of_the_params_is_relative_to_the_folder_that_dvc_names(monkeypatch, tmp_path):
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    assert in_project("data/raw") == Path("data/raw")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert in_project("data/raw") == tmp_path / "data/raw"
+    assert in_project("/elsewhere") == Path("/elsewhere")
+
+
+def test_what_is_no_number_becomes_null_however_deep():
+    value = {"a": float("nan"), "b": [1.5, float("inf"), {"c": (-float("inf"), 2, "x", None, True)}]}
+    assert finite(value) == {"a": None, "b": [1.5, None, {"c": [None, 2, "x", None, True]}]}
+    assert canonical(finite(value))
 
 
 def test_the_canonical_form_has_sorted_keys_and_no_spaces():

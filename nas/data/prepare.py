@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from nas import config
-from nas.data.sources import Images, Labels, Part, Parts, load_source, read_positions, resolve_root
+from nas.data.sources import Images, Labels, Part, Parts, load_source, read_positions
 from nas.data.spec import DataError, DataSpec
-from nas.records import replacing, write_record
+from nas.records import in_project, replacing, write_record
 
 FITTED = ("search_train", "search_valid", "retrain")  # splits that a network or its architecture is fitted to
 CHUNK = 4096  # images whose histogram is taken at once: numpy widens them to 8 bytes per value
@@ -113,7 +113,7 @@ def sliced(data: config.Data, name: str, part: Part) -> Labels:
 
 def listed(wanted: config.Positions, name: str, part: Part) -> Labels:
     """Of a file's array, whose order says nothing."""
-    found = read_positions(resolve_root(wanted.file), wanted.array, wanted.sha256, name)
+    found = read_positions(in_project(wanted.file), wanted.array, wanted.sha256, name)
     strange = found[(found < 0) | (found >= len(part.labels))]
     if len(strange):
         raise DataError(

@@ -4,7 +4,6 @@ Shapes: images uint8 [N, H, W, C], labels int64 [N] in 0 .. classes - 1, in the 
 """
 
 import hashlib
-import os
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from nas import config
 from nas.data.spec import DataError
+from nas.records import in_project
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -67,14 +67,9 @@ def register_source(name: str) -> Callable[[Source], Source]:
     return register
 
 
-def resolve_root(root: str) -> Path:
-    """`data.root` relative to the project: DVC names its folder in DVC_ROOT, else it is the current one."""
-    return Path(os.environ.get("DVC_ROOT") or ".") / root
-
-
 def load_source(data: config.Data) -> Parts:
     """Both parts of the data set that `data` names. Raises DataError."""
-    return SOURCES[data.name](data, resolve_root(data.root))
+    return SOURCES[data.name](data, in_project(data.root))
 
 
 # digits

@@ -1,11 +1,13 @@
 """Architectures compared by short trainings: random search does so with its draws, `best_of_k` with its searches."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 from nas.contracts import ArchitectureLike
 from nas.data.dataset import Batch
 from nas.methods.base import Setting, ValidPass, WeightTrainer
+from nas.records import finite
 from nas.tasks import Tally, judge
 
 
@@ -49,7 +51,7 @@ class Contest:
             self.network.eval()
             tally = judge(lambda images: self.network(images)[0], valid_pass(), self.setting.task)
             row["valid_loss"], row["valid_acc"] = tally.means()
-            self.results.append({"valid_loss": row["valid_loss"], "valid_acc": row["valid_acc"]})
+            self.results.append(finite({"valid_loss": row["valid_loss"], "valid_acc": row["valid_acc"]}))
         return row
 
     def incumbent(self) -> dict[str, ArchitectureLike]:
@@ -75,5 +77,10 @@ class Contest:
 
 
 def best(results: Sequence[dict[str, Any]]) -> int:
-    """The candidate of highest validation accuracy; ties: lower loss, then the earlier one."""
-    return min(range(len(results)), key=lambda at: (-results[at]["valid_acc"], results[at]["valid_loss"]))
+    """The candidate of highest validation accuracy; ties: lower loss (null: no number), then the earlier one."""
+
+    def rank(at: int) -> tuple[float, float]:
+        accuracy, loss = results[at]["valid_acc"], results[at]["valid_loss"]
+        return -accuracy, inf if loss is None else loss
+
+    return min(range(len(results)), key=rank)

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from nas.config import Section
+from nas.config import ParamsError, Section
 from nas.contracts import ArchitectureLike, EdgeSpace, Pairs, SoftMix
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, entropy, frozen, op_counts
@@ -55,6 +55,11 @@ class Method(SearchMethod[Params]):
         assert isinstance(space, EdgeSpace)
         self.space = space
         self.names = variables = space.variables()
+        if self.params.warmup_epochs >= setting.common.epochs:
+            raise ParamsError(
+                f"'search.darts.warmup_epochs' is {self.params.warmup_epochs}: expected less than the "
+                f"{setting.common.epochs} of 'search.common.epochs', or alpha never moves"
+            )
         self.stopped: int | None = None  # after this epoch
         self.sharpness = Sharpness()
         self.supernet = setting.place(setting.space.supernet(setting.form, setting.common))
@@ -103,19 +108,20 @@ class Method(SearchMethod[Params]):
         return self.setting.task.loss(self.supernet(batch.images, self.mix()), batch.labels)
 
     def end_epoch(self, valid_pass: ValidPass) -> dict[str, Any]:
+        watched = self.watch(valid_pass)  # may put other alphas back: the row is of those that stay
         self.supernet.eval()
         with torch.no_grad():
             mix = self.mix()
         tally = judge(lambda images: self.supernet(images, mix), valid_pass(), self.setting.task)
         valid_loss, valid_acc = tally.means()
-        row = {
+        return {
             "lr": self.trainer.lr,
             "valid_loss": valid_loss,
             "valid_acc": valid_acc,
             "entropy": entropy(mix.weights.values()),
             **op_counts(mix.weights, self.names),
+            **watched,
         }
-        return row | self.watch(valid_pass)
 
     # --- Early stopping
 
@@ -129,7 +135,8 @@ class Method(SearchMethod[Params]):
             if skips >= self.params.stop_skips:
                 self.stop(f"{skips} skip connections in the cell that would be found")
             return {"skips": skips}
-        value = self.eigenvalue(next(iter(valid_pass())))
+        first = next(iter(valid_pass()))
+        value = self.eigenvalue(Batch(*(part[: self.setting.common.batch] for part in first)))
         self.sharpness.note(value, self.alphas)
         if self.sharpness.grows:
             for kind, alpha in self.sharpness.past[0].items():

@@ -88,7 +88,7 @@ def sample(alpha: Tensor, alive: Tensor, tau: float) -> Tensor:
     Its largest entry is a draw from softmax(alpha) at any tau. The noise is drawn on the CPU, equal on every device.
     """
     gumbel = -torch.empty(alpha.shape).exponential_().log()
-    return ((alpha + gumbel.to(alpha.device)) / tau).masked_fill(~alive, -math.inf).softmax(-1)
+    return ((alpha + gumbel.to(alpha.device, non_blocking=True)) / tau).masked_fill(~alive, -math.inf).softmax(-1)
 
 
 def importance(

@@ -4,7 +4,6 @@ They are retrained and tested by the recipe of the moment like everything that i
 beside the others: published cells as baselines, a cell found on one data set on another, any of them at another size.
 """
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
@@ -13,7 +12,7 @@ from nas.config import CheckedFile, ParamsError, Section, as_tuple
 from nas.contracts import ArchitectureLike, Space
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, ValidPass
-from nas.records import file_sha256, read_record
+from nas.records import RecordError, file_sha256, in_project, read_record
 from nas.tasks import Tally
 
 
@@ -55,7 +54,7 @@ class Method(SearchMethod[Params]):
         raise AssertionError("nothing is searched")
 
     def search_state(self) -> dict[str, Any]:
-        return {"given": {name: architecture.to_dict() for name, architecture in self.given.items()}}
+        return {"given": [{"name": name, "architecture": found.to_dict()} for name, found in self.given.items()]}
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -84,19 +83,26 @@ def found(record: CheckedFile, space: Space) -> dict[str, ArchitectureLike]:
         ParamsError: the file has another checksum, or holds architectures of another space.
         RecordError: there is no such file, or it is no such record.
     """
-    path, key = Path(record.path), "search.given.record"
-    entries = read_record(path, "architectures")["architectures"]
+    path, key = in_project(record.path), "search.given.record"
+    body = read_record(path, "architectures")
     if (sha256 := file_sha256(path)) != record.sha256:
         raise ParamsError(f"{path}: its sha256 is {sha256}, but '{key}.sha256' is {record.sha256}: another run's?")
-    spaces = {entry["architecture"]["space"] for entry in entries}
+    try:
+        named = {entry["name"]: entry["architecture"] for entry in body["architectures"]}
+        spaces = {value["space"] for value in named.values()}
+    except (KeyError, TypeError):
+        raise RecordError(
+            f"{path} ('{key}'): expected 'architectures', a list of entries with a 'name' and an 'architecture', which "
+            "has a 'space'; see docs/methods/given.md"
+        ) from None
     if spaces != {space.name}:
         others = ", ".join(sorted(spaces))
         raise ParamsError(
             f"{path} ('{key}'): holds architectures of {others}, but 'search.given.space' is {space.name}"
         )
-    return {entry["name"]: space.parse(entry["architecture"]) for entry in entries}
+    return {name: space.parse(value) for name, value in named.items()}
 
 
 def derive(state: dict[str, Any], params: DeriveParams, space: Space) -> list[Derived]:
     """All of them, as they are."""
-    return [Derived(name, space.parse(value), {}) for name, value in state["given"].items()]
+    return [Derived(one["name"], space.parse(one["architecture"]), {}) for one in state["given"]]

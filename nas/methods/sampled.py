@@ -10,10 +10,10 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import torch
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from nas import distributions as ds
@@ -24,6 +24,7 @@ from nas.distributions import Categorical, Direction, Estimator, StepRule
 from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, op_counts
 from nas.tasks import Tally, judge
 
+COUNT = "count of "  # before the name of a figure that not every step has
 MATCHED = 100  # draws among which a random architecture of matched size is chosen
 Auto = Annotated[float, Field(gt=0)] | Literal["auto"]
 
@@ -47,6 +48,16 @@ class SampledParams(Section):
     scale: Literal["code", "invariant"]
     mode: Literal["simultaneous", "separate"]
     warmup_epochs: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def epochs_are_left(self) -> Self:
+        if self.epochs != "common" and self.warmup_epochs >= self.epochs:
+            raise ValueError(f"'warmup_epochs' is {self.warmup_epochs}: expected less than the {self.epochs} epochs")
+        if self.mode == "separate" and not self.warmup_epochs:
+            raise ValueError(
+                "'warmup_epochs' is 0: with mode: separate these are the epochs that learn weights, at least 1"
+            )
+        return self
 
 
 def is_growing(eps: tuple[float, ...]) -> tuple[float, ...]:
@@ -117,14 +128,13 @@ class SampledSearch(SearchMethod[P]):
 
     def planned_weight_epochs(self) -> int:
         """`separate` learns weights in the warm-up alone; else they are learnt to the end."""
-        warmup, key = self.params.warmup_epochs, "warmup_epochs"
-        if warmup >= self.epochs:
-            raise ParamsError(f"'{key}' is {warmup}: leaves the distributions none of {self.epochs} epochs to learn in")
-        if self.params.mode == "simultaneous":
-            return self.epochs
-        if not warmup:
-            raise ParamsError(f"'{key}' is 0: with mode: separate these are the epochs that learn weights, at least 1")
-        return warmup
+        warmup = self.params.warmup_epochs
+        if warmup >= self.epochs:  # those of all methods
+            raise ParamsError(
+                f"'search.common.epochs' is {self.epochs} and 'warmup_epochs' {warmup}: no epoch is left to move the "
+                "distributions in; give the method 'epochs' of its own or a shorter warm-up"
+            )
+        return self.epochs if self.params.mode == "simultaneous" else warmup
 
     def cost_table(self) -> Tensor:
         """Parameters of every category, [D, K]: of the supernet whose loss is ranked, or of a network of this size."""
@@ -185,7 +195,8 @@ class SampledSearch(SearchMethod[P]):
             moved = direction is not None and distribution.step(direction.total)
             self.note(m, pools[m], direction, moved)
         self.note_pool(samples, losses, 100 * figures[:, 1].sum().item() / (len(valid.labels) * len(samples)))
-        return sum(tallies[1:], tallies[0])
+        known = [tally for tally, loss in zip(tallies, losses, strict=True) if loss.isfinite()] or tallies
+        return sum(known[1:], known[0])  # what diverged is ranked last, and is no failure of the whole
 
     def run(self, sample: Tensor, batch: Batch, backward: bool) -> Tensor:
         choices = self.split(sample.tolist())
@@ -209,14 +220,20 @@ class SampledSearch(SearchMethod[P]):
 
     def note_pool(self, samples: Tensor, losses: Tensor, accuracy: float) -> None:
         self.add("steps", 1.0)
-        self.add("valid_loss", losses.mean().item())
         self.add("valid_acc", accuracy)
+        if (known := losses[losses.isfinite()]).numel():
+            self.add_mean("valid_loss", known.mean().item())
         sizes = ds.complexities(samples, self.costs)
         if losses.isfinite().all() and losses.std() > 0 and sizes.std() > 0:
-            self.add("correlation", torch.corrcoef(torch.stack([losses, sizes]))[0, 1].item())
+            self.add_mean("correlation", torch.corrcoef(torch.stack([losses, sizes]))[0, 1].item())
 
     def add(self, name: str, value: float) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def add_mean(self, name: str, value: float) -> None:
+        """Of what not every step has."""
+        self.add(name, value)
+        self.add(f"{COUNT}{name}", 1.0)
 
     def suffix(self, m: int) -> str:
         """Behind the figures of one distribution, where there are several."""
@@ -225,9 +242,10 @@ class SampledSearch(SearchMethod[P]):
     def end_epoch(self, valid_pass: ValidPass) -> dict[str, Any]:
         row: dict[str, Any] = {"lr": self.trainer.lr}
         if steps := self.sums.get("steps"):
-            sums = {name: value for name, value in self.sums.items() if name != "steps"}
             whole = ("weight_max", "skipped")  # no means
-            row |= {name: v if name.startswith(whole) else v / steps for name, v in sums.items()}
+            for name, value in self.sums.items():
+                if name != "steps" and not name.startswith(COUNT):
+                    row[name] = value if name.startswith(whole) else value / self.sums.get(f"{COUNT}{name}", steps)
         row["entropy"] = sum(d.entropy for d in self.distributions) / len(self.distributions)
         for m, distribution in enumerate(self.distributions):
             row |= {f"{name}{self.suffix(m)}": value for name, value in self.figures(distribution).items()}

@@ -35,11 +35,11 @@ class Sharpness:
 
     @property
     def grows(self) -> bool:
-        """Whether the mean of the window before the last is below RATIO of the last one's."""
+        """Whether the mean size in the window before the last is below RATIO of that in the last one."""
         if len(self.values) < 2 * WINDOW:
             return False
-        last, before = self.values[-WINDOW:], self.values[-2 * WINDOW : -WINDOW]
-        return sum(before) < RATIO * sum(last)
+        sizes = [abs(value) for value in self.values[-2 * WINDOW :]]
+        return sum(sizes[:WINDOW]) < RATIO * sum(sizes[WINDOW:])
 
     def state_dict(self) -> dict[str, Any]:
         return {"values": self.values, "past": self.past}

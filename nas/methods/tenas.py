@@ -22,6 +22,7 @@ from nas.config import ParamsError, Section
 from nas.contracts import GATES, GateMix, GateSpace
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, frozen
+from nas.records import finite
 from nas.tasks import Tally, judge
 
 OP, MID, SKIP = range(3)
@@ -358,8 +359,8 @@ class Method(SearchMethod[Params]):
                 "params": self.compact.params,
                 "macs": self.compact.macs,
                 "removed": {kind: before[kind] - after[kind] for kind in GATES},
-                "loss_before": loss_before,
-                "loss_after": self.loss(batch),
+                "loss_before": finite(loss_before),
+                "loss_after": finite(self.loss(batch)),
                 **spread,
             }
         )

@@ -8,11 +8,22 @@ from pydantic import BaseModel, ConfigDict
 
 from nas.report.sheet import DASH, duration, pipes, plus_minus, span
 
-NOTES = (
-    "Test error: mean ± standard deviation (n − 1 in the divisor) over search seeds, of the means over retrain seeds; "
-    f"{DASH} where n = 1 leaves no deviation. Sizes: lowest{DASH}highest where the networks of a row differ.",
-    "A difference no larger than the deviations, or of a few test images, may be chance alone.",
-    "Search cost: mean wall time of one search. It belongs to the device, and varies from run to run.",
+ERROR, TRUTH, PERCENTILE = "Test error, %", "True test accuracy, %", "Percentile"
+COST, MACS = "Search cost", "Search MACs, 10¹²"
+OPTIONAL = (ERROR, TRUTH, PERCENTILE, MACS)  # columns that go where no row has anything to state
+NOTES = (  # each below the table that has the column
+    (
+        "Searches",
+        f"Mean ± standard deviation (n − 1 in the divisor) over search seeds; {DASH} where n = 1 leaves no deviation. "
+        f"Sizes: lowest{DASH}highest where the networks of a row differ.",
+    ),
+    (ERROR, "Test error: of each search the mean over its retrain seeds."),
+    (
+        TRUTH,
+        "True test accuracy on CIFAR-10, and its percentile among all cells: what the table says of the found cells.",
+    ),
+    ("Searches", "A difference no larger than the deviations, or of a few test images, may be chance alone."),
+    (COST, "Search cost: mean wall time of one search. It belongs to the device, and varies from run to run."),
 )
 
 
@@ -22,12 +33,14 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
 
-class Retrained(_Part):
-    """The networks of one found architecture: percent and millions, means over retrain seeds."""
+class Found(_Part):
+    """One found architecture: its size in millions, and what judged it: means over retrain seeds, a table, or both."""
 
-    test_error: float
     params_m: float
     macs_m: float
+    test_error: float | None = None  # percent
+    table_cifar10_test_acc: float | None = None  # percent
+    table_cifar10_test_percentile: float | None = None
 
 
 class Searched(_Part):
@@ -39,11 +52,11 @@ class Searched(_Part):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A trial; `tested` by the name of the architecture."""
+    """A trial; `found` by the name of the architecture."""
 
     method: str
     searched: Searched
-    tested: Mapping[str, Retrained]
+    found: Mapping[str, Found]
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class Line:
     variant: str
     label: str
     searched: Sequence[Searched]
-    tested: Sequence[Retrained]
+    found: Sequence[Found]
 
 
 def table(variants: Mapping[str, Sequence[Outcome]]) -> str:
@@ -62,13 +75,12 @@ def table(variants: Mapping[str, Sequence[Outcome]]) -> str:
     Args:
         variants: label -> the trials of the variant; each has at least one.
     """
-    rows = [line for variant, outcomes in variants.items() for line in lines(variant, outcomes)]
-    counted = any(searched.macs_t is not None for row in rows for searched in row.searched)
-    titles = ["Variant", "Method", "Searches", "Test error, %", "Params, M", "Multiply-adds, M", "Search cost"]
-    head = [*titles, "Search MACs, 10¹²"] if counted else titles
-    body = [texts(row)[: len(head)] for row in rows]
+    rows = [texts(line) for variant, outcomes in variants.items() for line in lines(variant, outcomes)]
+    head = [title for title in rows[0] if title not in OPTIONAL or any(row[title] != DASH for row in rows)]
+    body = [[row[title] for title in head] for row in rows]
     right = [title not in ("Variant", "Method") for title in head]
-    return "\n".join([*pipes([head, *body], right), "", *(f"- {note}" for note in NOTES)]) + "\n"
+    notes = [note for title, note in NOTES if title in head]
+    return "\n".join([*pipes([head, *body], right), "", *(f"- {note}" for note in notes)]) + "\n"
 
 
 def lines(variant: str, outcomes: Sequence[Outcome]) -> list[Line]:
@@ -76,28 +88,44 @@ def lines(variant: str, outcomes: Sequence[Outcome]) -> list[Line]:
     found = []
     for method in dict.fromkeys(outcome.method for outcome in outcomes):
         own = [outcome for outcome in outcomes if outcome.method == method]
-        names = dict.fromkeys(name for outcome in own for name in outcome.tested)
+        names = dict.fromkeys(name for outcome in own for name in outcome.found)
         for name in names:
-            holders = [outcome for outcome in own if name in outcome.tested]
+            holders = [outcome for outcome in own if name in outcome.found]
             label = f"{method} {name}" if len(names) > 1 else method
-            tested = [outcome.tested[name] for outcome in holders]
-            found.append(Line(variant, label, [outcome.searched for outcome in holders], tested))
+            cells = [outcome.found[name] for outcome in holders]
+            found.append(Line(variant, label, [outcome.searched for outcome in holders], cells))
     return found
 
 
-def texts(line: Line) -> list[str]:
-    """The cells of a row."""
-    errors = [tested.test_error for tested in line.tested]
-    params = [tested.params_m for tested in line.tested]
-    macs = [tested.macs_m for tested in line.tested]
-    counted = [searched.macs_t for searched in line.searched if searched.macs_t is not None]
-    return [
-        line.variant,
-        line.label,
-        str(len(errors)),
-        plus_minus(fmean(errors), stdev(errors) if len(errors) > 1 else None),
-        span(fmean(params), min(params), max(params), 3),
-        span(fmean(macs), min(macs), max(macs), 2),
-        duration(fmean(searched.seconds for searched in line.searched)),
-        f"{fmean(counted):.3g}" if len(counted) == len(errors) else DASH,
-    ]
+def texts(line: Line) -> dict[str, str]:
+    """The cells of a row by their titles."""
+    params = [found.params_m for found in line.found]
+    macs = [found.macs_m for found in line.found]
+    return {
+        "Variant": line.variant,
+        "Method": line.label,
+        "Searches": str(len(line.found)),
+        ERROR: spread([found.test_error for found in line.found]),
+        TRUTH: spread([found.table_cifar10_test_acc for found in line.found]),
+        PERCENTILE: spread([found.table_cifar10_test_percentile for found in line.found]),
+        "Params, M": span(fmean(params), min(params), max(params), 3),
+        "Multiply-adds, M": span(fmean(macs), min(macs), max(macs), 2),
+        COST: duration(fmean(searched.seconds for searched in line.searched)),
+        MACS: figure(mean([searched.macs_t for searched in line.searched])),
+    }
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """Mean and standard deviation where every search has the figure."""
+    middle = mean(values)
+    known = [value for value in values if value is not None]
+    return DASH if middle is None else plus_minus(middle, stdev(known) if len(known) > 1 else None)
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None
+
+
+def figure(value: float | None) -> str:
+    return DASH if value is None else f"{value:.3g}"

@@ -22,7 +22,8 @@ NARROW = 16  # channels up to which copies of a map are made faster by a product
 
 
 def suit(x: Tensor) -> bool:
-    """Whether x [B, C, H, W] is where these forms pay. The reference runs in NCHW, so it never meets them."""
+    """Whether x [B, C, H, W] is where these forms pay. The reference in NCHW meets them where both layouts are one: for
+    a single channel or pixel."""
     return (
         x.device.type == "cpu"
         and x.is_contiguous(memory_format=torch.channels_last)
@@ -51,6 +52,8 @@ def reached(weight: Tensor, x: Tensor, dilation: int) -> Tensor:
 
 
 class _Depthwise(torch.autograd.Function):
+    """Its gradients are made of what has a derivative, so that a Hessian can be taken through it."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
         ctx.save_for_backward(x, weight)
@@ -58,7 +61,6 @@ class _Depthwise(torch.autograd.Function):
         return F.conv2d(x, weight, None, stride, dilation * (weight.shape[-1] // 2), dilation, len(weight))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         size, spread = x.shape[-2:], ctx.dilation == 2

@@ -35,14 +35,14 @@ def record_digest(folder: Path, stage: str) -> str | None:
 def rebuild(
     runs: Sequence[tuple[str, str, int]],
     folder: Path,
-    params: Mapping[str, Any],
+    params: Mapping[str, Mapping[str, Any]],
     root: Path,
     say: Callable[[str], None] = print,
 ) -> int:
     """Log every stage of `runs` (key, method, seed) whose records in `folder`/<key> the view does not show yet.
 
     Args:
-        params: the tree of params.yaml; each trial shows its share.
+        params: method -> the parameters that bear on its trials.
         say: gets a line per stage that has no record.
 
     Returns:
@@ -60,9 +60,10 @@ def rebuild(
             say(f"{key}: no record of {stage}, skipped")
         new = {stage: digest for stage, digest in digests.items() if digest and not view.shows(key, stage, digest)}
         if new:
-            trial = Trial(view, key)
+            trial = Trial(view, key, params[method], {})
             for stage, digest in new.items():
-                _show(trial, folder / key, stage, trial_params(params, method), digest)
+                _show(trial, folder / key, stage, params[method], digest)
+            show_done(trial, folder / key)
             drawn = sorted((root / "report" / "figures").glob(f"*{key}*"))
             trial.run.log_artifacts([path for path in drawn if owner(path.name, keys) == key], "figures")
         added += len(new)
@@ -84,12 +85,14 @@ def _show(trial: "Trial", folder: Path, stage: str, params: Mapping[str, Any], d
     shown.end("FINISHED", digest)
 
 
-def trial_params(params: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """params.yaml without the lists of trials and the sections of other methods."""
-    own = {name: section for name, section in params.items() if name not in ("methods", "seeds")}
-    for name in ("search", "derive"):
-        own[name] = {key: value for key, value in own.get(name, {}).items() if key in ("common", method)}
-    return own
+def show_done(trial: "Trial", folder: Path, before: str | None = None) -> None:
+    """The trial's own figures and costs of all stages that have records, or of those before a stage: DVC runs none
+    that is up to date, also where other parameters made the trial a new one."""
+    for stage in RECORDS:
+        if stage == before:
+            return
+        parts = (folder / f"{stage}.{part}.json" for part in ("metrics", "cost"))
+        trial.show_stage(stage, *(read_json(path) if path.is_file() else {} for path in parts))
 
 
 def owner(name: str, keys: Sequence[str]) -> str | None:

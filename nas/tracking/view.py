@@ -29,6 +29,7 @@ DEFAULTS = {  # the user's own setting wins
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",  # seconds
 }
 METRICS, PARAMS = 1000, 100  # most that MLflow takes in one call
+SHARED = ("git.commit", "dvc.exp")  # tags of a stage that its trial has, too: those of the last one that ran
 
 
 class TrackingError(ValueError):
@@ -112,7 +113,9 @@ class View:
         try:
             self.client = connect(self.uri, self.lock)
         except ModuleNotFoundError as error:
-            raise TrackingError(f"{error}; install MLflow with: pip install 'nas[pipeline]'") from None
+            raise TrackingError(
+                f"{error}; run `make setup`, or pip install '.[pipeline]' in the project's folder"
+            ) from None
         with self.alone():
             self.experiment = self._experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or "nas")
 
@@ -137,12 +140,14 @@ class View:
         """Whether a run holds all of these records, logged live or rebuilt."""
         return self.find({"nas.key": key, "nas.stage": stage, "nas.records": digest}) is not None
 
-    def run(self, name: str, identity: Mapping[str, str], tags: Mapping[str, str]) -> "RunView":
-        """The run with the tags of `identity`, RUNNING again; a new one when there is none."""
+    def run(
+        self, name: str, identity: Mapping[str, str], tags: Mapping[str, str], once: Mapping[str, str] | None = None
+    ) -> "RunView":
+        """The run with the tags of `identity`, RUNNING again; if there is none a new one, with those of `once` too."""
         with self.alone():
             found = self.find(identity)
             if found is None:
-                made = self.client.create_run(self.experiment, tags={**tags, **identity}, run_name=name)
+                made = self.client.create_run(self.experiment, tags={**tags, **(once or {}), **identity}, run_name=name)
                 return RunView(self.client, made)
         self.client.update_run(found.info.run_id, status="RUNNING")
         opened = RunView(self.client, found)
@@ -209,41 +214,51 @@ class RunView:
 
 
 class Trial:
-    """The parent run of one run key, where MLflow's table compares trials."""
+    """The parent run of one run key under one protocol, where MLflow's table compares trials.
 
-    def __init__(self, view: View, key: str) -> None:
+    `params` are those that bear on the trial: with others the same key is another trial, so that presets and
+    experiments stand side by side.
+    """
+
+    def __init__(self, view: View, key: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         self.view, self.key = view, key
-        self.run = view.run(key, {"nas.key": key, "nas.role": "trial"}, {})
+        own = {"nas.key": key, "nas.role": "trial", "nas.protocol": content_id(params)}
+        self.run = view.run(key, own, {name: tags[name] for name in SHARED if name in tags})
         method, seed = parse_run_key(key)
-        self.run.log_params({"method": method, "seed": seed})  # the rest may change from one execution to the next
+        self.run.log_params({"method": method, "seed": seed, **params})
+
+    def show_stage(self, stage: str, metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> None:
+        """What the trial shows of a stage, from its records: a stage that was up to date has no run under this one."""
+        prefix = "" if stage == "evaluate" else f"{stage}."  # what evaluate finds is the trial's own result
+        self.run.log_values({prefix + name: value for name, value in figures(metrics).items()})
+        self.run.log_values(numbers(flat(cost, f"cost.{stage}.")))
 
     def stage(self, stage: str, tags: Mapping[str, str], identity: str = "nas.fingerprint") -> "StageView":
         """The child run of this stage whose tag `identity` is the one given in `tags`."""
         own = {"nas.key": self.key, "nas.stage": stage, "nas.role": "stage", identity: tags[identity]}
-        known = {"mlflow.parentRunId": self.run.id, **tags}
-        return StageView(self, stage, self.view.run(f"{stage} {self.key}", own, known))
+        run = self.view.run(f"{stage} {self.key}", own, tags, {"mlflow.parentRunId": self.run.id})
+        return StageView(self, stage, run)
 
 
 class StageView:
     """The child run of one stage execution, and what of it the parent shows."""
 
     def __init__(self, trial: Trial, stage: str, run: RunView) -> None:
-        self.trial, self.run = trial, run
-        self._prefix = "" if stage == "evaluate" else f"{stage}."  # what evaluate finds is the trial's own result
+        self.trial, self.stage, self.run = trial, stage, run
 
     def log_epoch(self, row: Mapping[str, Any], step: int) -> None:
         self.run.log_series([(step, epoch_metrics(row))])
 
     def log_figures(self, metrics: Mapping[str, Any]) -> None:
-        values = figures(metrics)
-        self.run.log_values(values)
-        self.trial.run.log_values({self._prefix + name: value for name, value in values.items()})
+        self.run.log_values(figures(metrics))
+        self.trial.show_stage(self.stage, metrics, {})
 
     def log_cost(self, cost: Mapping[str, Any]) -> None:
         values = flat(cost, "cost.")
         measured = numbers(values)
         self.run.log_values(measured)
         self.run.set_tags({name: str(value) for name, value in values.items() if name not in measured})
+        self.trial.show_stage(self.stage, {}, cost)
 
     def end(self, status: str, digest: str | None) -> None:
         """Both runs end. `digest` marks a run that shows all of its records."""

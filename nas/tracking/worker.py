@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from nas.tracking.rebuilding import record_digest
+from nas.tracking.rebuilding import record_digest, show_done
 from nas.tracking.view import Trial, View, execution_lock, locked, surroundings
 
 # What MLflow uses when it is there (as in mlflow-skinny, it need not be): a third of its import time.
@@ -40,7 +40,9 @@ def follow(lines: TextIO) -> None:
     with locked(execution_lock(root, key, stage, first["fingerprint"])):
         view = View(root)
         tags = {**surroundings(root), **first["tags"], "nas.fingerprint": first["fingerprint"]}
-        shown = Trial(view, key).stage(stage, tags)
+        trial = Trial(view, key, first["params"], tags)
+        show_done(trial, root / "runs" / key, before=stage)
+        shown = trial.stage(stage, tags)
         shown.run.log_params(first["params"])
         for event in source:
             match event["event"]:

@@ -1,7 +1,7 @@
 """Checkpoints: one file per job, outside DVC's outs, in a folder named by the fingerprint of the work.
 
 The same fingerprint goes on where it stopped; another starts clean; success deletes. A signal to stop is obeyed at
-the next step, after a checkpoint.
+the next step, after a checkpoint, or at once where there is none.
 """
 
 import fcntl
@@ -21,6 +21,7 @@ import torch
 
 from nas.records import replacing
 
+DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
 FORMAT = 1  # of what a checkpoint holds; part of every fingerprint
 
 
@@ -29,20 +30,25 @@ class BusyError(ValueError):
 
 
 class Interrupted(BaseException):
-    """Asked to stop by a signal; the work is checkpointed and goes on with the next `dvc repro`."""
+    """Asked to stop by a signal. The next `dvc repro` goes on from what the checkpoint holds, if anything was saved."""
 
     mlflow_status = "KILLED"
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; the next `dvc repro` goes on from the checkpoint")
+    def __init__(self, signum: int, saved: bool) -> None:
+        after = "goes on from the checkpoint" if saved else "begins this stage again"
+        super().__init__(f"stopped by {signal.Signals(signum).name}; the next `dvc repro` {after}")
         self.exit_code = 128 + signum
 
 
 class Stop:
-    """Whether a signal has asked to stop. Installed for the length of a `with`."""
+    """Whether a signal has asked to stop. Installed for the length of a `with`.
+
+    Work without checkpoints stops at once, as nothing would look at `signum`; with one it stops where that is saved.
+    """
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.waits = False
 
     def __enter__(self) -> "Stop":
         self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -54,6 +60,8 @@ class Stop:
 
     def _note(self, signum: int, _: FrameType | None) -> None:
         self.signum = signum
+        if not self.waits:
+            raise Interrupted(signum, saved=False)
 
 
 class Checkpoint:
@@ -61,16 +69,22 @@ class Checkpoint:
 
     def __init__(self, path: Path, stop: Stop, every: float = 60.0) -> None:
         self.path, self.stop, self.every = path, stop, every
+        stop.waits = True
         self.saved = time.monotonic()
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
-        """The saved state, None when there is none. A damaged file costs a warning: the job starts clean."""
+        """The saved state, None when there is none. A damaged file costs a warning: it is put aside, and the job starts
+        clean. What goes wrong on the device, as when its memory is full, is no fault of the file."""
         if not self.path.exists():
             return None
         try:
             state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
+        except DEVICE_ERRORS:
+            raise
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-            print(f"warning: checkpoint {self.path} cannot be read ({error}); starting clean", file=sys.stderr)
+            aside = self.path.with_suffix(".damaged")
+            self.path.replace(aside)
+            print(f"warning: {aside}, a checkpoint, cannot be read ({error}); starting clean", file=sys.stderr)
             return None
         return state
 
@@ -83,7 +97,7 @@ class Checkpoint:
         """After a step: save when it is time or when a signal asked to stop; in the latter case raise Interrupted."""
         if self.stop.signum is not None:
             self.save(state())
-            raise Interrupted(self.stop.signum)
+            raise Interrupted(self.stop.signum, saved=True)
         if time.monotonic() - self.saved > self.every:
             self.save(state())
 

@@ -57,7 +57,9 @@ class Outcome:
 
 
 def run(job: Job, checkpoint: Checkpoint, on_row: Callable[[Row], None]) -> Outcome:
-    """Drive the job to its end, from its checkpoint when there is one; `on_row` sees each new epoch's row.
+    """Drive the job to its end, from its checkpoint when there is one; `on_row` sees the row of each epoch.
+
+    On resume it sees those from before once more: nobody knows whether whoever watches got them.
 
     Raises:
         DivergedError: the training loss of an epoch is not finite.
@@ -74,6 +76,8 @@ def run(job: Job, checkpoint: Checkpoint, on_row: Callable[[Row], None]) -> Outc
         tally = Tally(**saved["tally"]) if saved["tally"] else None
         spent, resumed = saved["seconds"], saved["resumed"] + 1
         set_rng_state(saved["rng"], job.device)
+        for row in history:
+            on_row(row)
     started = time.monotonic()
 
     def seconds() -> float:

@@ -1,24 +1,26 @@
 """Training a found network from scratch, as a job. One recipe for every method (DARTS, cnn/train.py)."""
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from nas.config import Retrain
+from nas.config import Retrain, Size
 from nas.contracts import ImageForm, Space
 from nas.data.dataset import Batch, ImageSet, Stream
+from nas.data.spec import DataSpec
 from nas.engine import place
-from nas.records import replacing
+from nas.records import canonical, replacing
 from nas.schedules import cosine, drop_path, exponential, linear, one_cycle, warmed
 from nas.tasks import Classification, Tally, judge
 from nas.training.determinism import derived_seed, seed_everything
 from nas.training.loop import Job, Row
 
 Weights = dict[str, Tensor]
+DESCRIPTION = "network"  # the entry of a file of weights that says whose they are
 
 
 class RetrainJob(Job):
@@ -44,7 +46,7 @@ class RetrainJob(Job):
         network = space.trainee(architecture, form, recipe, auxiliary=recipe.auxiliary_weight > 0)
         self.network = place(network, self.device, precision)
         self.parameters = list(self.network.parameters())
-        self.average = averaged(self.network, recipe.ema) if recipe.ema else None
+        self.average = Average(self.network, recipe.ema) if recipe.ema else None
         self.earlier: dict[int, Weights] = {}  # of the last epochs before the last, where these are measured, too
         self.optimiser = torch.optim.SGD(
             self.parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, foreach=True
@@ -52,7 +54,7 @@ class RetrainJob(Job):
 
     def result(self) -> nn.Module:
         """The network that is measured: as it is trained by now, or the moving average of its weights."""
-        return self.space.trained(self.network if self.average is None else self.average.module)
+        return self.space.trained(self.network if self.average is None else self.average.network)
 
     def start_epoch(self, epoch: int) -> None:
         recipe = self.recipe
@@ -74,7 +76,7 @@ class RetrainJob(Job):
         nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip)
         self.optimiser.step()
         if self.average is not None:
-            self.average.update_parameters(self.network)
+            self.average.update(self.network)
         return Tally.of(loss, self.task.correct(logits, labels), len(labels))
 
     def end_epoch(self, epoch: int) -> Row:
@@ -106,9 +108,37 @@ def kept_epochs(recipe: Retrain) -> range:
     return range(recipe.epochs - recipe.best_of_last, recipe.epochs - 1)
 
 
-def averaged(network: nn.Module, decay: float) -> AveragedModel:
-    """The moving average of a network over its steps, batch norms' statistics too; the first one counts whole."""
-    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+class Average:
+    """The moving average of a network over its steps, batch norms' statistics too; the first one counts whole.
+
+    torch's AveragedModel waits for a GPU at every step, and averages whole numbers (counters, indices) to others.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network, self.decay, self.steps = copy.deepcopy(network), decay, 0
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        pairs = list(zip(tensors(self.network), tensors(network), strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        own, new = [a for a, _ in floats], [b for _, b in floats]
+        torch._foreach_lerp_(own, new, 1 - self.decay if self.steps else 1.0)
+        for a, b in pairs:
+            if not a.is_floating_point():
+                a.copy_(b)
+        self.steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"network": self.network.state_dict(), "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.steps = state["steps"]
+
+
+def tensors(network: nn.Module) -> Iterator[Tensor]:
+    yield from network.parameters()
+    yield from network.buffers()
 
 
 def learning_rate(epoch: int, recipe: Retrain) -> float:
@@ -137,12 +167,21 @@ def weights_of(network: nn.Module) -> Weights:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in kept.items()}
 
 
-def save_weights(weights: Weights, path: Path) -> None:
-    """As safetensors: equal weights are equal bytes."""
+def description(architecture: Mapping[str, Any], size: Size, spec: DataSpec) -> dict[str, Any]:
+    """All that it takes to build a network again, beside its weights. `architecture`: as in its record."""
+    return {
+        "architecture": architecture,
+        "size": {key: getattr(size, key) for key in Size.model_fields},
+        "data": spec.to_dict(),
+    }
+
+
+def save_weights(weights: Weights, path: Path, about: Mapping[str, Any]) -> None:
+    """As safetensors with their description: equal weights are equal bytes (the one entry has no order to lose)."""
     from safetensors.torch import save_file
 
     with replacing(path) as beside:
-        save_file(weights, beside)
+        save_file(weights, beside, {DESCRIPTION: canonical(about)})
 
 
 def weights_file(name: str, seed: int, epoch: int | None = None) -> str:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas.data.sources import SOURCES, load_source, register_source, resolve_root
+from nas.data.sources import SOURCES, load_source, register_source
 from nas.data.spec import DataError
 from tests.data.samples import random_arrays, saved, section
 
@@ -33,14 +33,6 @@ def test_every_name_of_the_params_has_its_source():
 def test_a_name_can_be_taken_only_once():
     with pytest.raises(ValueError, match="'digits' is already registered"):
         register_source("digits")(SOURCES["digits"])
-
-
-def test_the_root_is_relative_to_the_folder_that_dvc_names(monkeypatch, tmp_path):
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    assert resolve_root("data/raw") == Path("data/raw")
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    assert resolve_root("data/raw") == tmp_path / "data/raw"
-    assert resolve_root("/elsewhere") == Path("/elsewhere")
 
 
 def test_digits_split_takes_every_fifth_of_each_class():

@@ -7,7 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nas.contracts import SoftMix
+from nas.config import ParamsError
+from nas.contracts import ImageForm, SoftMix
+from nas.data.dataset import Batch
+from nas.methods.base import op_counts
 from nas.methods.darts import DeriveParams, derive, real_shares
 from nas.methods.relaxed import gradient, strongest_ops, unrolled_gradient
 from nas.spaces.architecture import EDGES, PRIMITIVES
@@ -289,10 +292,33 @@ def test_a_sharp_loss_stops_the_search_and_the_alphas_are_those_of_five_epochs_a
     assert all(torch.equal(taken[kind], alphas[epoch - 1 - 5][kind]) for kind in taken)
 
 
-def test_the_eigenvalue_is_that_of_the_hessian_in_the_alphas():
-    method = build("darts", method={"early_stop": "eigenvalue"})
+def test_what_a_stopped_search_tells_is_of_the_alphas_that_it_ends_with(monkeypatch):
+    method = build("darts", method={"early_stop": "eigenvalue"}, epochs=20)
+    values = iter([1.0] * 5 + [3.0] * 5)
+    monkeypatch.setattr(method, "eigenvalue", lambda batch: next(values))
+    rows = advance(method, 0, 9 * STEPS)
+    for alpha in method.alphas.values():
+        alpha.data[:, 3] += 9  # all skips, which is thrown away
+    rows += advance(method, 9 * STEPS, 10 * STEPS)
+    assert method.epochs == 10
+    shares = {kind: alpha.detach().softmax(-1) for kind, alpha in method.alphas.items()}
+    assert op_counts(shares, method.names).items() <= rows[-1].items()
+    assert rows[-1]["ops.normal.skip_connect"] < 14
+
+
+def test_a_warm_up_that_leaves_no_epoch_is_refused():
+    with pytest.raises(ParamsError, match=r"'search.darts.warmup_epochs' is 2: expected less than the 2"):
+        build("darts", method={"warmup_epochs": 2}, epochs=2)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_eigenvalue_is_that_of_the_hessian_in_the_alphas(channels):
+    form = ImageForm(channels, 8, 8, FORM.classes)
+    method = build("darts", method={"early_stop": "eigenvalue"}, form=form)
     state, some = torch.get_rng_state(), batch(3)
-    plain = method.space.supernet(FORM, method.setting.common, reference=True)
+    pixels = torch.rand(len(some.labels), 8, 8, channels, generator=torch.Generator().manual_seed(1))
+    some = Batch(pixels.permute(0, 3, 1, 2), some.labels)  # laid out in memory as a Stream's are
+    plain = method.space.supernet(form, method.setting.common, reference=True)
     plain.load_state_dict(method.supernet.state_dict())
     plain.double().eval()
 

@@ -1,6 +1,7 @@
 """Method `given`: what it takes, what it refuses, and that nothing is searched."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,18 +9,19 @@ from pydantic import ValidationError
 
 from nas.config import ParamsError
 from nas.methods import method_module, sections
-from nas.records import RecordError, file_sha256, write_record
+from nas.records import RecordError, canonical, file_sha256, write_record
 from nas.spaces.genotypes import GENOTYPES
 from nas.spaces.nasbench201_architecture import NasBench201Architecture
 from nas.spaces.registry import get_space
 from tests.methods.settings import PRESET, PRESET_DERIVE, build
 
+PAGE = (Path(__file__).parents[2] / "docs/methods/given.md").read_text()
 CELL = NasBench201Architecture(operations=("nor_conv_3x3", "none", "skip_connect") * 2)
 
 
 def derived(method):
     params = sections()[1]["given"].model_validate(PRESET_DERIVE["given"])
-    state = json.loads(json.dumps(method.search_state()))
+    state = json.loads(canonical(method.search_state()))  # as a record, in which keys are sorted
     return {one.name: one.architecture for one in method_module("given").derive(state, params, method.setting.space)}
 
 
@@ -37,7 +39,7 @@ def kept(folder, *architectures):
 def test_published_cells_come_by_name_and_cost_no_search():
     method = build("given", method={"names": ["PDARTS", "DARTS_V1"]})
     assert (method.epochs, method.macs(), set(method.passes.values())) == (0, 0, {0})
-    assert derived(method) == {name: GENOTYPES[name] for name in ("PDARTS", "DARTS_V1")}
+    assert list(derived(method).items()) == [(name, GENOTYPES[name]) for name in ("PDARTS", "DARTS_V1")]
 
 
 def test_a_name_that_the_space_has_not_is_answered_with_those_it_has():
@@ -64,6 +66,33 @@ def test_another_record_is_refused(tmp_path):
         build("given", method=section | {"space": "darts"})
     with pytest.raises(RecordError, match=r"none\.json"):
         build("given", method=section | {"record": record | {"path": str(tmp_path / "none.json")}})
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"name": "mine"}, {"architecture": CELL.to_dict()}, {"name": "mine", "architecture": {"operations": []}}, "mine"],
+)
+def test_a_record_by_hand_that_lacks_something_is_answered_with_what_it_needs(tmp_path, entry):
+    path = tmp_path / "architectures.json"
+    write_record(path, "architectures", {"architectures": [entry]})
+    record = {"path": str(path), "sha256": file_sha256(path)}
+    with pytest.raises(RecordError, match="expected 'architectures', a list of entries with a 'name'"):
+        build("given", method={"names": [], "space": "nasbench201", "record": record})
+
+
+@pytest.mark.parametrize(("at", "space"), [(0, "darts"), (1, "nasbench201")])
+def test_the_records_that_the_page_shows_are_taken(tmp_path, at, space):
+    path = tmp_path / "mine.json"
+    path.write_text(PAGE.split("```json\n")[1 + at].partition("```")[0])
+    section = {"names": [], "space": space, "record": {"path": str(path), "sha256": file_sha256(path)}}
+    assert list(derived(build("given", method=section))) == ["mine"]
+
+
+def test_a_record_is_looked_for_in_the_project_also_from_a_copy_of_it(tmp_path, monkeypatch):
+    record = kept(tmp_path, CELL)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    section = {"names": [], "space": "nasbench201", "record": record | {"path": "architectures.json"}}
+    assert derived(build("given", method=section)) == {"found 0": CELL}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """IS-NAS: what it does around the mathematics, which tests/test_distributions.py has."""
 
+from math import isfinite
 from typing import Any
 
 import pytest
@@ -8,12 +9,12 @@ from pydantic import ValidationError
 
 from nas import distributions as ds
 from nas.config import ParamsError, Size
-from nas.methods import method_module
+from nas.methods import method_module, sections
 from nas.methods.sampled import padded
 from nas.records import canonical
 from nas.schedules import cosine
 from nas.spaces.registry import get_space
-from tests.methods.settings import FORM, STEPS, advance, batch, build
+from tests.methods.settings import FORM, PRESET, STEPS, advance, batch, build, valid_pass
 
 SPACE: Any = get_space("enas")
 
@@ -109,13 +110,21 @@ def test_a_search_may_be_longer_than_those_of_other_methods(name):
     assert [row["lr"] for row in rows] == [cosine(epoch, 3, common.lr, common.lr_min) for epoch in range(3)]
 
 
+def test_a_warm_up_of_all_common_epochs_is_refused():
+    with pytest.raises(ParamsError, match=r"'search.common.epochs' is 2 and 'warmup_epochs' 2"):
+        build("is-nas", method={"warmup_epochs": 2}, epochs=2)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"warmup_epochs": 2}, "leaves the distributions none of 2 epochs"), ({"mode": "separate"}, "at least 1")],
+    [
+        ({"epochs": 3, "warmup_epochs": 3}, "'warmup_epochs' is 3: expected less than the 3 epochs"),
+        ({"mode": "separate"}, "at least 1"),
+    ],
 )
-def test_a_warm_up_that_leaves_nothing_to_do_is_refused(changes, said):
-    with pytest.raises(ParamsError, match=said):
-        build("is-nas", method=changes, epochs=2)
+def test_a_warm_up_that_leaves_nothing_to_do_is_refused_with_the_parameters(changes, said):
+    with pytest.raises(ValidationError, match=said):
+        sections()[0]["is-nas"].model_validate(PRESET["is-nas"] | changes)
 
 
 def test_costs_are_those_of_the_supernet_or_of_a_network_of_the_named_size():
@@ -156,10 +165,10 @@ def test_without_sharing_every_distribution_learns_from_its_own_samples():
     assert torch.equal(first.weights, torch.ones(2))
 
 
-def poison(method, choices):
-    """Weights that are no numbers on every path with these operations."""
+def poison(method, choices, inputs=""):
+    """Weights that are no numbers on every path with these operations (of one node and input: "2-0")."""
     for name, parameter in method.supernet.named_parameters():
-        if any(f"-{op}." in name for op in choices):
+        if any(f"{inputs}-{op}." in name for op in choices):
             parameter.data.fill_(torch.nan)
 
 
@@ -179,6 +188,32 @@ def test_a_loss_that_is_no_number_ranks_last_and_the_search_turns_away_from_it()
             if "identity" in names[d]
         ]
         assert torch.stack(poisoned).mean() < 1 / 5 / 2
+    row = method.end_epoch(valid_pass)
+    assert isfinite(row["valid_loss"])  # of the others
+
+
+def test_a_loss_that_is_no_number_does_not_end_a_search_whose_weights_rest():
+    method = build("is-nas", method={"mode": "separate", "warmup_epochs": 1, "lambda": 8}, epochs=2)
+    poison(method, ["sep_conv_5x5"], inputs="2-0")
+    method.start_epoch(1)
+    losses = []
+    for count in range(10):
+        loss, _ = method.step(batch(2 * count), batch(2 * count + 1)).means()
+        losses.append(loss)
+    assert all(map(isfinite, losses))
+
+
+def test_the_correlation_is_a_mean_over_the_steps_that_have_one():
+    method = build("asng", method={"lambda": 2})
+    method.start_epoch(0)
+    counts = torch.tensor(method.counts)
+    dear = method.costs.argmax(1)
+    free = method.costs.masked_fill(torch.arange(method.costs.shape[1]) >= counts[:, None], torch.inf).argmin(1)
+    method.note_pool(torch.stack([free, dear]), torch.tensor([1.0, 2.0]).double(), 0.0)
+    method.note_pool(torch.stack([free, free]), torch.tensor([1.0, 2.0]).double(), 0.0)
+    row = method.end_epoch(valid_pass)
+    assert row["correlation"] == pytest.approx(1.0)
+    assert "correlated" not in row
 
 
 def test_where_no_loss_is_a_number_nothing_moves_and_the_record_holds():

@@ -44,6 +44,12 @@ def test_it_stops_where_the_mean_of_a_window_grew_by_a_third():
     assert noted([0.0, *flat, *[1 / RATIO + 0.01] * WINDOW]).grows
 
 
+def test_a_loss_that_bends_down_is_judged_by_how_much():
+    assert not noted([-1.0] * 2 * WINDOW).grows
+    assert noted([-1.0] * WINDOW + [-3.0] * WINDOW).grows
+    assert not noted([-3.0] * WINDOW + [-1.0] * WINDOW).grows
+
+
 def test_the_alphas_to_take_are_those_of_a_window_ago():
     sharpness = noted([1.0] * 12)
     assert sharpness.past[0]["cell"].item() == 12 - 1 - WINDOW

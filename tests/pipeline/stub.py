@@ -45,6 +45,8 @@ def content(name, read):
     """Of the file of that name, from the hash of all that its stage reads."""
     if name.endswith(".cost.json"):
         return {"seconds": time.time_ns() / 1e9}
+    if name == "derive.metrics.json":
+        return {"main": {"params_m": 0.5, "macs_m": 25.0, "hash": read}}
     if name == "evaluate.metrics.json":
         return {"main": {"test_error": int(read[:4], 16) / 655.36, "params_m": 0.5, "macs_m": 25.0, "hash": read}}
     row = {"epoch": 0, "train_loss": 1, "hash": read}

@@ -1,12 +1,12 @@
 import pytest
 
-from nas.report.ablation import Outcome, Retrained, Searched, lines, table
+from nas.report.ablation import Found, Outcome, Searched, lines, table
 
 
 def outcome(method="eoinas", seconds=60.0, macs_t=None, **errors):
     """A trial whose architecture `name` has that test error, and parameters and multiply-adds that follow from it."""
-    tested = {name: Retrained(test_error=error, params_m=error / 10, macs_m=error) for name, error in errors.items()}
-    return Outcome(method, Searched(seconds=seconds, macs_t=macs_t), tested)
+    found = {name: Found(test_error=error, params_m=error / 10, macs_m=error) for name, error in errors.items()}
+    return Outcome(method, Searched(seconds=seconds, macs_t=macs_t), found)
 
 
 def body(text):
@@ -37,7 +37,7 @@ def test_a_row_per_variant_with_mean_and_deviation_over_its_searches():
 def test_methods_and_architectures_of_a_variant_have_rows_of_their_own():
     trials = [outcome("random", best=3.0), outcome("is-nas", small=5.0, large=2.0), outcome("is-nas", small=6.0)]
     found = lines("all", trials)
-    assert [(line.label, len(line.tested)) for line in found] == [
+    assert [(line.label, len(line.found)) for line in found] == [
         ("random", 1),
         ("is-nas small", 2),
         ("is-nas large", 1),
@@ -51,6 +51,21 @@ def test_counted_work_has_a_column_where_any_search_counts_it(counts, shown):
     titles, rows = body(table({name: [outcome(main=2.0, macs_t=n)] for name, n in zip("ab", counts, strict=True)}))
     assert ("Search MACs, 10¹²" in titles) == (shown is not None)
     assert shown is None or [row[7] for row in rows] == shown
+
+
+def test_cells_that_a_table_judged_have_its_columns_and_others_none():
+    true = {"table_cifar10_test_acc": 93.0, "table_cifar10_test_percentile": 90.0}
+    size = {"params_m": 0.5, "macs_m": 50.0}
+    judged = Outcome("darts", Searched(seconds=60.0), {"main": Found.model_validate(size | true)})
+    titles, rows = body(table({"on": [judged]}))
+    assert titles[3:6] == ["True test accuracy, %", "Percentile", "Params, M"]
+    assert rows[0][3:5] == ["93.00 ± –", "90.00 ± –"]
+    both = Outcome("darts", Searched(seconds=60.0), {"main": Found.model_validate({**size, **true, "test_error": 8.0})})
+    titles, rows = body(table({"on": [both], "off": [outcome("darts", main=2.0)]}))
+    assert titles[3:6] == ["Test error, %", "True test accuracy, %", "Percentile"]
+    assert [row[3:6] for row in rows] == [["8.00 ± –", "93.00 ± –", "90.00 ± –"], ["2.00 ± –", "–", "–"]]
+    titles, _ = body(table({"off": [outcome("darts", main=2.0)]}))
+    assert "Percentile" not in titles
 
 
 def test_a_bar_in_a_name_does_not_divide_the_row():

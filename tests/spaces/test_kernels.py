@@ -43,6 +43,14 @@ def test_a_depthwise_convolution_is_torchs(height, width, kernel, form):
     assert_close(with_gradients(lambda x, w: kernels.depthwise(x, w, stride, dilation), x, weight), expected)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation"), [(3, 1, 1), (3, 2, 1), (5, 1, 1), (5, 2, 1), (3, 1, 2), (5, 1, 2)]
+)
+def test_a_depthwise_convolution_can_be_differentiated_twice(kernel, stride, dilation):
+    x, weight = last(1, 2, 5, 4).requires_grad_(), double(2, 1, kernel, kernel, seed=1).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x, w: kernels.depthwise(x, w, stride, dilation), (x, weight))
+
+
 @pytest.mark.parametrize("wanted", [(True, False), (False, True)], ids=["of the input", "of the kernel"])
 def test_a_depthwise_convolution_computes_only_the_gradient_that_is_asked_for(wanted, monkeypatch):
     asked, gradients = [], kernels._gradients

@@ -6,24 +6,13 @@ import pytest
 
 from nas.records import write_json, write_record
 from nas.tracking import Tracker, rebuild
-from nas.tracking.rebuilding import owner, record_digest, trial_params
+from nas.tracking.rebuilding import owner, record_digest
 
 PARAMS = {
-    "methods": ["darts", "random"],
-    "seeds": [0],
-    "search": {"common": {"epochs": 2}, "darts": {"alpha_lr": 0.1}, "random": {"samples": 6}},
-    "derive": {"darts": {"rule": "top2"}, "random": {"rule": "best"}},
-    "retrain": {"epochs": 3},
+    "darts": {"search": {"common": {"epochs": 2}, "darts": {"alpha_lr": 0.1}}, "retrain": {"epochs": 3}},
+    "random": {"search": {"common": {"epochs": 2}, "random": {"samples": 6}}, "retrain": {"epochs": 3}},
 }
 RUNS = [("darts-0", "darts", 0), ("random-0", "random", 0)]
-
-
-def test_a_trial_shows_its_own_share_of_the_parameters():
-    assert trial_params(PARAMS, "darts") == {
-        "search": {"common": {"epochs": 2}, "darts": {"alpha_lr": 0.1}},
-        "derive": {"darts": {"rule": "top2"}},
-        "retrain": {"epochs": 3},
-    }
 
 
 def test_a_figure_belongs_to_the_longest_key_in_its_name():
@@ -102,7 +91,9 @@ def test_a_rebuilt_run_holds_curves_figures_costs_and_files(rebuilt):
     assert search.data.tags["cost.versions.torch"] == "2.11"
     assert search.data.params["search.darts.alpha_lr"] == "0.1"
     parent = view.find({"nas.key": "darts-0", "nas.role": "trial"})
-    assert parent.data.metrics == {"search.train_loss": 1 / 3, "search.valid_acc": 80.0, "test_error": 4.5}
+    found = {"search.train_loss": 1 / 3, "search.valid_acc": 80.0, "test_error": 4.5}
+    assert parent.data.metrics == {**found, "cost.search.seconds": 12.5}
+    assert parent.data.params == {"method": "darts", "seed": "0", **search.data.params}
     assert [file.path for file in view.client.list_artifacts(parent.info.run_id, "figures")] == [
         "figures/cell-darts-0.svg"
     ]

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from nas.records import write_json
 from nas.tracking import Tracker
 from nas.tracking.tracker import status_of
 
@@ -138,7 +139,7 @@ def test_a_stage_run_says_where_it_comes_from(view):
 def test_figures_stand_at_the_stage_and_at_the_trial_under_legal_names(view):
     (parent,), (child,) = view.runs("darts-0"), view.runs("darts-0", "evaluate")
     found = {"eps-0.1.test_error": 3.0, "top2.test_error": 4.0}
-    assert parent.data.metrics == found
+    assert parent.data.metrics == {**found, "cost.evaluate.seconds": 1.5}
     assert child.data.metrics == {**found, "train_loss": 0.5, "cost.seconds": 1.5}
 
 
@@ -156,6 +157,25 @@ def test_the_same_fingerprint_goes_on_and_another_begins_anew(project, view, tmp
     assert [file.path for file in view.client.list_artifacts(same.info.run_id)] == ["cell.txt"]
     assert (project / "mlartifacts").is_dir()
     assert {run.data.tags["nas.fingerprint"] for run in view.runs("darts-2", "search")} == {"f1", "f2"}
+
+
+@pytest.mark.slow
+def test_other_parameters_are_another_trial_which_shows_the_stages_that_were_up_to_date(project, view):
+    runs = project / "runs" / "darts-9"
+    write_json(runs / "search.metrics.json", {"valid_acc": 70.0})
+    write_json(runs / "search.cost.json", {"seconds": 8.0, "device": "cpu"})
+    write_json(runs / "evaluate.metrics.json", {"main": {"test_error": 99.0}})  # of before: this stage is to run
+    for epochs, error in ((5, 3.0), (6, 2.0)):
+        params = {"retrain": {"epochs": epochs}}
+        with open_tracker(project, "darts-9", "evaluate", f"of {epochs}", params) as tracker:
+            tracker.log_metrics({"main": {"test_error": error}})
+    found = {run.data.params["retrain.epochs"]: run.data for run in view.runs("darts-9")}
+    shown = {"search.valid_acc": 70.0, "cost.search.seconds": 8.0}
+    assert {epochs: data.metrics for epochs, data in found.items()} == {
+        "5": {**shown, "test_error": 3.0},
+        "6": {**shown, "test_error": 2.0},
+    }
+    assert {data.tags["dvc.exp"] for data in found.values()} == {"warm-sun"}
 
 
 @pytest.mark.slow
@@ -214,7 +234,7 @@ def test_without_mlflow_there_is_one_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)  # python -m finds it first
     finish(open_tracker(tmp_path, "darts-0"))
     (record,) = caplog.records
-    assert "pip install 'nas[pipeline]'" in record.message
+    assert "run `make setup`" in record.message
 
 
 def test_switched_off_it_leaves_nothing(tmp_path, monkeypatch, caplog):

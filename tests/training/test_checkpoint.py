@@ -53,7 +53,7 @@ def test_a_workplace_is_removed_when_the_work_ends_well(tmp_path):
     assert list((tmp_path / "a").iterdir()) == []
 
 
-@pytest.mark.parametrize("error", [Interrupted(15), ValueError("a fault"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [Interrupted(15, saved=True), ValueError("a fault"), KeyboardInterrupt()])
 def test_a_workplace_is_kept_when_the_work_ends_otherwise(tmp_path, error):
     folder = tmp_path / "f1"
 
@@ -83,6 +83,38 @@ def test_a_signal_is_noted_and_obeyed_at_the_next_step_after_a_checkpoint(tmp_pa
     assert stopped.value.mlflow_status == "KILLED"
     assert checkpoint.load(torch.device("cpu")) == {"step": 2}
     assert signal.getsignal(signum) is before
+
+
+def test_work_without_a_checkpoint_stops_at_once(tmp_path):
+    folder = tmp_path / "work"
+
+    def work():
+        with workplace(folder):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+            pytest.fail("went on")
+
+    with pytest.raises(Interrupted, match="stopped by SIGTERM") as stopped:
+        work()
+    assert stopped.value.exit_code == 143
+    with workplace(folder):  # which is free again
+        pass
+
+
+def test_a_full_device_is_no_damaged_file(tmp_path, monkeypatch):
+    checkpoint = Checkpoint(tmp_path / "job.pt", Stop())
+    checkpoint.save({"epoch": 1})
+    before = checkpoint.path.read_bytes()
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            checkpoint.load(torch.device("cpu"))
+    assert checkpoint.path.read_bytes() == before
+    assert checkpoint.load(torch.device("cpu")) == {"epoch": 1}
 
 
 def test_a_step_saves_when_it_is_time(tmp_path):
