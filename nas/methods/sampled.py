@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nas import distributions as ds
 from nas.config import ParamsError, Section, Size, as_tuple
-from nas.contracts import ArchitectureLike, CategoricalSpace, Space
+from nas.contracts import ArchitectureLike, CategoricalSpace, EdgeSpace, SoftMix, Space
 from nas.data.dataset import Batch
 from nas.distributions import Categorical, Direction, Estimator, StepRule
 from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, op_counts
@@ -48,11 +48,16 @@ class SampledParams(Section):
     scale: Literal["code", "invariant"]
     mode: Literal["simultaneous", "separate"]
     warmup_epochs: int = Field(ge=0)
+    mixture_epochs: int = Field(ge=0)
 
     @model_validator(mode="after")
     def epochs_are_left(self) -> Self:
         if self.epochs != "common" and self.warmup_epochs >= self.epochs:
             raise ValueError(f"'warmup_epochs' is {self.warmup_epochs}: expected less than the {self.epochs} epochs")
+        if self.mixture_epochs > self.warmup_epochs:
+            raise ValueError(
+                f"'mixture_epochs' is {self.mixture_epochs}: expected at most the {self.warmup_epochs} of the warm-up"
+            )
         if self.mode == "separate" and not self.warmup_epochs:
             raise ValueError(
                 "'warmup_epochs' is 0: with mode: separate these are the epochs that learn weights, at least 1"
@@ -110,6 +115,7 @@ class SampledSearch(SearchMethod[P]):
         setting, params = self.setting, self.params
         assert isinstance(setting.space, CategoricalSpace), f"space {setting.space.name} has no categorical variables"
         self.space = setting.space
+        self.even = self.even_mixture() if params.mixture_epochs else None
         self.names = self.space.categories()
         self.counts = [len(row) for rows in self.names.values() for row in rows]
         self.weight_epochs = self.planned_weight_epochs()
@@ -125,6 +131,18 @@ class SampledSearch(SearchMethod[P]):
         self.spent = 0  # multiply-adds
         self.found: list[dict[str, float | None]] = []
         self.sums: dict[str, float] = {}
+
+    def even_mixture(self) -> tuple[SoftMix, int]:
+        """All operations of every edge alike, and what an image costs then."""
+        space, setting = self.space, self.setting
+        if not isinstance(space, EdgeSpace):
+            raise ParamsError(
+                f"'mixture_epochs' is {self.params.mixture_epochs}, but the supernet of space {space.name} runs single "
+                "paths alone; expected 0"
+            )
+        shapes = {kind: (len(edges), len(edges[0])) for kind, edges in space.variables().items()}
+        weights = {kind: torch.full(shape, 1 / shape[1], device=setting.device) for kind, shape in shapes.items()}
+        return SoftMix(weights), space.supernet_macs(setting.form, setting.common)
 
     def planned_weight_epochs(self) -> int:
         """`separate` learns weights in the warm-up alone; else they are learnt to the end."""
@@ -159,6 +177,21 @@ class SampledSearch(SearchMethod[P]):
         return found
 
     def weight_step(self, train: Batch) -> Tally:
+        if self.even is not None and self.epoch < self.params.mixture_epochs:
+            return self.mixture_step(train, *self.even)
+        return self.path_step(train)
+
+    def mixture_step(self, train: Batch, mix: SoftMix, macs: int) -> Tally:
+        """Ours: every operation of every edge at once, so that none has stood idle when ranks begin to count."""
+        logits = self.supernet(train.images, mix)
+        loss = self.setting.task.loss(logits, train.labels)
+        self.trainer.descend(loss)
+        images = len(train.labels)
+        self.passes["train_images"] += images
+        self.spent += 3 * images * macs
+        return Tally.of(loss, self.setting.task.correct(logits, train.labels), images)
+
+    def path_step(self, train: Batch) -> Tally:
         """One step along the mean loss of `n_w` paths of the mixture, without importance weights."""
         paths = [ds.draw(self.distributions[self.next_distribution()].table, 1)[0] for _ in range(self.params.n_w)]
         logits = [self.run(path, train, backward=True) for path in paths]

@@ -66,7 +66,13 @@ SHORT: dict[str, list[dict[str, Any]]] = {
         {**WINDOW, "score": "random"},
         {**WINDOW, "score_ema": 0.9},
     ],
-    "asng": [{"space": "darts", "step": "fixed", "eps": [0.1]}, TABLED, {"eps": [0.0, 0.3]}, {}],
+    "asng": [
+        {"space": "darts", "step": "fixed", "eps": [0.1]},
+        {"space": "darts", "warmup_epochs": 1, "mixture_epochs": 1},
+        TABLED,
+        {"eps": [0.0, 0.3]},
+        {},
+    ],
     "is-nas": [
         {"share": "none", "weight_sampling": "iid", "complexity": "rank", "utility": "quantile", "margin": "none"},
         TABLED,

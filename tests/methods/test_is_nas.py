@@ -1,5 +1,6 @@
 """IS-NAS: what it does around the mathematics, which tests/test_distributions.py has."""
 
+import copy
 from math import isfinite
 from typing import Any
 
@@ -9,7 +10,9 @@ from pydantic import ValidationError
 
 from nas import distributions as ds
 from nas.config import ParamsError, Size
+from nas.contracts import SoftMix
 from nas.methods import method_module, sections
+from nas.methods.base import WeightTrainer
 from nas.methods.sampled import padded
 from nas.records import canonical
 from nas.schedules import cosine
@@ -108,6 +111,37 @@ def test_a_search_may_be_longer_than_those_of_other_methods(name):
     common = method.setting.common
     assert (method.epochs, common.epochs) == (3, 1)
     assert [row["lr"] for row in rows] == [cosine(epoch, 3, common.lr, common.lr_min) for epoch in range(3)]
+
+
+@pytest.mark.parametrize("name", ["asng", "is-nas"])
+def test_the_first_epochs_of_a_warm_up_may_train_all_operations_at_once(name):
+    changes = {"space": "nasbench201", "warmup_epochs": 2, "mixture_epochs": 1}
+    method = build(name, method=changes, epochs=3, cells=5)
+    plain = copy.deepcopy(method.supernet)
+    trainer = WeightTrainer(plain, method.setting.common, 3)
+    trainer.start_epoch(0)
+    mix = SoftMix({"cell": torch.full((6, 5), 0.2)})
+    for count in range(STEPS):
+        train = batch(2 * count)
+        trainer.descend(method.setting.task.loss(plain(train.images, mix), train.labels))
+    started = tables(method)
+    advance(method, 0, STEPS)
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), method.supernet.parameters(), strict=True))
+    space, images = method.space, 4 * STEPS
+    assert method.passes == {"train_images": images, "valid_images": 0, "judged_images": 0}
+    assert method.macs() == 3 * images * space.supernet_macs(method.setting.form, method.setting.common)
+    advance(method, STEPS, 2 * STEPS)  # along paths
+    assert same(tables(method), started)
+    assert method.passes["train_images"] == images + images * method.params.n_w
+    advance(method, 2 * STEPS, 3 * STEPS)
+    assert not same(tables(method), started)
+
+
+def test_all_operations_at_once_need_a_space_of_edges_and_a_warm_up():
+    with pytest.raises(ParamsError, match="'mixture_epochs' is 1, but the supernet of space enas runs single paths"):
+        build("is-nas", method={"warmup_epochs": 1, "mixture_epochs": 1}, epochs=2)
+    with pytest.raises(ValidationError, match="'mixture_epochs' is 2: expected at most the 1 of the warm-up"):
+        sections()[0]["asng"].model_validate(PRESET["asng"] | {"warmup_epochs": 1, "mixture_epochs": 2})
 
 
 def test_a_warm_up_of_all_common_epochs_is_refused():
