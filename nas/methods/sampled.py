@@ -282,7 +282,8 @@ class SampledSearch(SearchMethod[P]):
         row["entropy"] = sum(d.entropy for d in self.distributions) / len(self.distributions)
         for m, distribution in enumerate(self.distributions):
             row |= {f"{name}{self.suffix(m)}": value for name, value in self.figures(distribution).items()}
-        row |= self.leading()
+        if self.epoch >= self.params.warmup_epochs:  # till then all are as likely, and the first would lead by a tie
+            row |= self.leading()
         if self.epoch + 1 == self.epochs:
             self.judge_modes(valid_pass)
         return row

@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from nas import distributions as ds
+from nas.collapse import parameterless
 from nas.config import ParamsError, Size
 from nas.contracts import SoftMix
 from nas.methods import method_module, sections
@@ -130,11 +131,13 @@ def test_the_first_epochs_of_a_warm_up_may_train_all_operations_at_once(name):
     space, images = method.space, 4 * STEPS
     assert method.passes == {"train_images": images, "valid_images": 0, "judged_images": 0}
     assert method.macs() == 3 * images * space.supernet_macs(method.setting.form, method.setting.common)
-    advance(method, STEPS, 2 * STEPS)  # along paths
+    (row,) = advance(method, STEPS, 2 * STEPS)  # along paths
     assert same(tables(method), started)
+    assert parameterless(row) is None, "nothing leads yet, so nothing has collapsed"
     assert method.passes["train_images"] == images + images * method.params.n_w
-    advance(method, 2 * STEPS, 3 * STEPS)
+    (row,) = advance(method, 2 * STEPS, 3 * STEPS)
     assert not same(tables(method), started)
+    assert parameterless(row) is not None
 
 
 def test_all_operations_at_once_need_a_space_of_edges_and_a_warm_up():
