@@ -1,9 +1,9 @@
 """python -m bench.ranking: how well a supernet of sampled paths ranks cells, epoch by epoch, by a table of true ones.
 
 What methods learn from ranks (asng, is-nas) rests on these. Supernet, weight steps (`mixture_epochs`, then paths) and
-data are those of `asng` in the params.yaml of the moment, the distribution left uniform; random cells are judged by the loss in training mode, as a
-pool is, but all on the same batches of search_valid, not augmented and each four times as large. Needs space
-nasbench201, `evaluate.table`, and what stage prepare writes:
+data are those of `asng` in the params.yaml of the moment, the distribution left uniform; random cells are judged by the
+loss in training mode, as a pool is, but all on the same batches of search_valid, not augmented and each four times as
+large. Needs space nasbench201, `evaluate.table`, and what stage prepare writes:
 make preset NAME=nasbench201-small && dvc repro prepare. It prints and keeps nothing.
 """
 
