@@ -83,7 +83,7 @@ def test_a_search_that_goes_on_elsewhere_ends_with_the_same_bits(name, changes):
 
 @EVERY
 def test_a_whole_search_leaves_a_record_that_derive_reads(name, changes):
-    method = build(name, method=changes, epochs=1)
+    method = build(name, method=changes, epochs=1 + changes.get("warmup_epochs", 0))
     assert isinstance(method, SearchMethod)
     rows = advance(method, 0, method.epochs * STEPS)
     assert len(rows) == method.epochs
