@@ -63,7 +63,8 @@ def test_an_exported_program_needs_torch_alone_and_takes_any_batch(trained, tmp_
     images = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     torch.save(images, out.parent / "images.pt")
     script = (
-        "import sys, torch; images = torch.load('images.pt', weights_only=True); program = torch.export.load('mine.pt2').module();"
+        "import sys, torch; images = torch.load('images.pt', weights_only=True);"
+        "program = torch.export.load('mine.pt2').module();"
         "torch.save([program(images), program(images[:1])], 'logits.pt'); assert 'nas' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], cwd=out.parent, check=True)
