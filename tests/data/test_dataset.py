@@ -267,22 +267,6 @@ def test_a_step_outside_the_epoch_is_refused(step):
         Stream(image_set(12), 4, FULL, 0).batch(0, step)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-@pytest.mark.parametrize("augment", [FULL, BOXES, COLOURS])
-def test_a_gpu_gives_the_same_bits_and_is_never_waited_for(augment):
-    here = image_set()
-    there = ImageSet(here.images.cuda(), here.labels.cuda(), here.indices.cuda(), here.spec)
-    stream = Stream(there, 6, augment, 0)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        batches = [stream.batch(0, step) for step in range(stream.steps)]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    for batch, expected in zip(batches, Stream(here, 6, augment, 0).epoch(0), strict=True):
-        assert torch.equal(batch.images.cpu(), expected.images)
-        assert torch.equal(batch.labels.cpu(), expected.labels)
-
-
 # resized crops
 
 

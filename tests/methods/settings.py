@@ -21,6 +21,7 @@ from nas.spaces.registry import get_space
 TREE = read_yaml(Path(__file__).parents[2] / "presets" / "digits.yaml")
 PRESET, PRESET_DERIVE = TREE["search"], TREE["derive"]
 FORM = ImageForm(1, 8, 8, 3)
+CPU = torch.device("cpu")
 STEPS = 2
 WINDOW = {
     "warmup": 0,
@@ -120,11 +121,11 @@ def common(**changes: Any) -> SearchCommon:
     return SearchCommon.model_validate({**PRESET["common"], **small, **changes})
 
 
-def setting(space: str = "darts", form: ImageForm = FORM, **changes: Any) -> Setting:
+def setting(space: str = "darts", form: ImageForm = FORM, device: torch.device = CPU, **changes: Any) -> Setting:
     if space.startswith("nasbench201"):
         changes = {"cells": 5, **changes}  # its smallest
     chosen = remembering(space) if space in REMEMBERED else get_space(space)
-    return Setting(chosen, form, common(**changes), torch.device("cpu"), "float32", steps=STEPS)
+    return Setting(chosen, form, common(**changes), device, "float32", steps=STEPS)
 
 
 def build(name: str, seed: int = 0, method: dict[str, Any] | None = None, **changes: Any) -> Any:

@@ -1,0 +1,181 @@
+"""What holds on a GPU. Steps run on `meta` (tests/device.py) everywhere, and on a GPU where there is one."""
+
+import signal
+from typing import Any
+
+import pytest
+import torch
+
+from nas.contracts import ImageForm
+from nas.data.dataset import Batch, ImageSet, Stream, load_split
+from nas.spaces.genotypes import GENOTYPES
+from nas.spaces.registry import get_space
+from nas.tasks import Tally
+from nas.training.checkpoint import Checkpoint, Interrupted, Stop
+from nas.training.determinism import prepare_device
+from nas.training.loop import Job, run
+from nas.training.retrain import RetrainJob
+from nas.training.search import SearchJob
+from tests.data.test_dataset import BOXES, COLOURS, FULL, image_set
+from tests.device import META, Apart, CrossingError, needs_gpu, never_waits
+from tests.methods.settings import SEARCHED, batch, build
+from tests.training.conftest import config, prepared  # noqa: F401 (fixtures)
+
+CUDA = torch.device("cuda")
+DEVICES = pytest.mark.parametrize("device", [META, pytest.param(CUDA, marks=needs_gpu)], ids=str)
+TABLED = {"space": "nasbench201"}
+# Steps that read nothing. Others must, to know what comes next: an event of TENAS the scores, a step of a distribution
+# the losses of the paths that it drew.
+UNREAD: list[tuple[str, dict[str, Any]]] = [
+    ("random", {"samples": 1}),
+    ("random", {"samples": 1, **TABLED}),
+    ("darts", {"order": "first", **TABLED}),
+    ("darts", {"order": "second", **TABLED}),
+    ("darts", {"order": "first", "skip_dropout": 0.2}),
+    ("lfr-darts", {"epochs_each": 2, "future": "trainable", "order": "unrolled"}),
+    ("lfr-darts", {"epochs_each": 4, "prune": "progressive", "max_skips": 1, "skip_dropout": 0.1}),
+    ("lfr-darts", {"epochs_each": 2, "space": "nasbench201-layered"}),
+    ("eoinas", TABLED),
+    ("eoinas", {}),
+    ("tenas", {"warmup": 0, "prune_every": 2, "skip_mode": "fallback", "score_split": "valid"}),
+    ("tenas", {"warmup": 0, "prune_every": 2, "score": "abs2017", "op": "conv_3x3"}),
+    ("asng", {"warmup_epochs": 1}),
+    ("asng", {"warmup_epochs": 1, "space": "darts"}),
+    ("asng", {"warmup_epochs": 1, "mixture_epochs": 1, **TABLED}),
+    ("is-nas", {"warmup_epochs": 1}),
+    ("is-nas", {"warmup_epochs": 1, "space": "mobile-cifar"}),
+]
+
+
+def there(data: ImageSet, device: torch.device) -> ImageSet:
+    return ImageSet(data.images.to(device), data.labels.to(device), data.indices.to(device), data.spec)
+
+
+def batch_on(device: torch.device, seed: int) -> Batch:
+    return Batch(*(part.to(device) for part in batch(seed)))
+
+
+@pytest.mark.parametrize(
+    "crossing",
+    [
+        lambda far, near: far + near,
+        lambda far, near: torch.nn.functional.linear(far, near),
+        lambda far, near: far[torch.tensor([0, 1])],
+        lambda far, near: far.to("cpu"),
+        lambda far, near: near.to(META),
+        lambda far, near: far.copy_(near),
+        lambda far, near: near.copy_(far),
+        lambda far, near: torch.tensor([0.5, 1.0], device=META),
+        lambda far, near: far.sum().item(),
+        lambda far, near: far.tolist(),
+        lambda far, near: far[far > 0],
+        lambda far, near: far.nonzero(),
+        lambda far, near: bool((far > 0).any()),
+    ],
+)
+def test_the_stand_in_sees_what_a_gpu_would_wait_for(crossing):
+    far, near = torch.zeros(3, 3, device=META), torch.zeros(3, 3)
+    with pytest.raises((CrossingError, NotImplementedError, RuntimeError)):
+        never_waits(lambda: crossing(far, near), META)
+
+
+def test_the_stand_in_lets_pass_what_a_gpu_does_not_wait_for():
+    far = torch.zeros(3, 3, device=META, requires_grad=True)
+    with Apart():
+        (far * torch.tensor(2.0) + torch.ones(3, device=META)).sum().backward()
+        torch.zeros(3).to(META, non_blocking=True)
+    assert far.grad is not None
+    assert far.grad.device == META
+
+
+@DEVICES
+@pytest.mark.parametrize(("name", "changes"), UNREAD, ids=str)
+def test_no_step_of_a_search_waits_for_the_device(name, changes, device):
+    size = {"cells": 16} if changes.get("space") == "mobile-cifar" else {}
+    method = build(name, method=changes, device=device, **size)
+    method.start_epoch(1 if name in ("eoinas", "lfr-darts") else 0)  # the first behind a warm-up of weights alone
+    for step in range(1 if name == "tenas" else 2):
+        halves = [batch_on(device, 2 * step), batch_on(device, 2 * step + 1)]
+        tally = never_waits(lambda halves=halves: method.step(*halves), device)
+        assert tally.loss.device.type == tally.correct.device.type == device.type
+
+
+@DEVICES
+@pytest.mark.parametrize(
+    "changes", [{}, {"ema": 0.9, "label_smoothing": 0.1}, {"schedule": "one_cycle", "warmup_epochs": 1}], ids=str
+)
+def test_no_step_of_a_retraining_waits_for_the_device(config, prepared, changes, device):  # noqa: F811
+    data = there(load_split(prepared, "retrain", torch.device("cpu")), device)
+    form = ImageForm(*data.spec.shape, classes=data.spec.classes)
+    recipe = config.retrain.model_copy(update={"augment": FULL, **changes})
+    job = RetrainJob(recipe, get_space("darts"), GENOTYPES["PDARTS"], "darts-0 main", 0, data, form, "float32")
+    job.start_epoch(1)
+    for step in range(2):
+        tally = never_waits(lambda step=step: job.step(1, step), device)
+        assert tally.loss.device.type == device.type
+
+
+@DEVICES
+@pytest.mark.parametrize("augment", [None, FULL, BOXES, COLOURS], ids=["none", "full", "boxes", "colours"])
+def test_no_batch_waits_for_the_device(augment, device):
+    stream = Stream(there(image_set(), device), 6, augment, 0)
+    for step in range(stream.steps):
+        assert never_waits(lambda step=step: stream.batch(0, step), device).images.device.type == device.type
+
+
+# --- With numbers, on a GPU alone
+
+
+@needs_gpu
+@pytest.mark.parametrize("augment", [FULL, BOXES, COLOURS], ids=["full", "boxes", "colours"])
+def test_batches_are_the_same_bits_on_a_gpu(augment):
+    far = Stream(there(image_set(), CUDA), 6, augment, 0).epoch(0)
+    for batch_there, batch_here in zip(far, Stream(image_set(), 6, augment, 0).epoch(0), strict=True):
+        assert torch.equal(batch_there.images.cpu(), batch_here.images)
+        assert torch.equal(batch_there.labels.cpu(), batch_here.labels)
+
+
+def of_search(config, prepared, method: str, precision: str, device: torch.device) -> Job:  # noqa: F811
+    runtime = config.runtime.model_copy(update={"device": device.type, "precision": precision})
+    prepare_device(runtime)
+    return SearchJob(config.model_copy(update={"runtime": runtime}), method, 0, prepared, device)
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("method", SEARCHED)
+def test_a_search_on_a_gpu_is_the_same_bits_again_and_after_a_stop(config, prepared, method, precision, tmp_path):  # noqa: F811
+    def outcome(name: str, stops: bool) -> tuple[Any, Any]:
+        stop = Stop()
+        checkpoint = Checkpoint(tmp_path / name / "job.pt", stop)
+        job = of_search(config, prepared, method, precision, CUDA)
+        if stops:
+            own = job.step
+
+            def step(epoch: int, at: int) -> Tally:
+                stop.signum = signal.SIGTERM if (epoch, at) == (0, 1) else None
+                return own(epoch, at)
+
+            job.step = step
+            with pytest.raises(Interrupted):
+                run(job, checkpoint, lambda row: None)
+            stop.signum = None
+            job = of_search(config, prepared, method, precision, CUDA)
+        history = run(job, checkpoint, lambda row: None).history
+        return history, job.method.search_state()
+
+    first = outcome("first", stops=False)
+    assert outcome("again", stops=False) == first
+    assert outcome("resumed", stops=True) == first
+
+
+@needs_gpu
+@pytest.mark.parametrize(("precision", "within"), [("float32", 1e-3), ("bf16", 0.1)])
+def test_a_search_on_a_gpu_has_the_loss_curve_of_a_cpu_within_rounding(config, prepared, precision, within):  # noqa: F811
+    def losses(precision: str, device: torch.device) -> list[float]:
+        job = of_search(config, prepared, "darts", precision, device)
+        job.start_epoch(0)
+        tallies = [job.step(0, step) for step in range(job.steps)]
+        return [tally.means()[0] for tally in tallies]
+
+    assert losses(precision, CUDA) == pytest.approx(losses("float32", torch.device("cpu")), rel=within)
