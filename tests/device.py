@@ -43,13 +43,13 @@ class Apart(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-def never_waits(run: Callable[[], Any], device: torch.device) -> Any:
-    """What `run` gives. Fails where it waits for the device, `meta` or `cuda`."""
+def never_waits(device: torch.device, run: Callable[..., Any], *arguments: Any) -> Any:
+    """What `run` gives for the arguments. Fails where it waits for the device, `meta` or `cuda`."""
     if device == META:
         with Apart():
-            return run()
+            return run(*arguments)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        return run()
+        return run(*arguments)
     finally:
         torch.cuda.set_sync_debug_mode("default")

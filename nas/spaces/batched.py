@@ -1,5 +1,6 @@
 """The supernet cell, all edges that leave one state at once: the same sums as the plain cell, in far fewer kernels.
 
+- The cells of a type share their weights of operations, so these are sorted by operation once for all (`Running`).
 - The edges share their input, so they share its ReLU, its pools and the pools' batch norms.
 - The same operation of several edges is one convolution, and the weight of an operation is the scale of its last
   batch norm, instead of a product and a sum per operation.
@@ -11,7 +12,9 @@ Shape legend: B batch, C width of the cell, E edges that leave the state and hol
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,13 +26,68 @@ from nas.spaces.architecture import EDGES, NODES, PRIMITIVES
 from nas.spaces.kernels import BATCH_NORM_EPS, beside, depthwise, normed_relu, normed_sum, reached
 
 Edge = Sequence[tuple[int, Tensor | None]]  # (operation, weight; None is 1) of what runs on an edge
-Held = list[tuple[int, Tensor | None]]  # (edge, weight) of the edges that hold an operation
 Part = tuple[int, Tensor]  # an edge and a map that adds to it
-LEAVING = tuple([e for e, (_, pred) in enumerate(EDGES) if pred == state] for state in range(1 + NODES))
+LEAVING = tuple(tuple(e for e, (_, pred) in enumerate(EDGES) if pred == state) for state in range(1 + NODES))
 
 
-def nodes(mixed_ops: Any, inputs: Sequence[Tensor], running: Sequence[Edge], skip_dropout: float) -> list[Tensor]:
-    """The intermediate nodes of a cell, from its preprocessed inputs and what runs on each of its edges.
+@dataclass(frozen=True)
+class Held:
+    """An operation on the edges that hold it, of those that leave a state: their weights [E], each 1 when None."""
+
+    edges: tuple[int, ...]
+    weights: Tensor | None
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor | None]]:
+        weights = [None] * len(self.edges) if self.weights is None else self.weights.unbind()
+        return zip(self.edges, weights, strict=True)
+
+    def scale(self, channels: int) -> Tensor | None:
+        """The weights as those of the channels [E C] of the edges' maps beside each other."""
+        return None if self.weights is None else self.weights.repeat_interleave(channels)
+
+
+class Running:
+    """What runs on each edge of a cell type: `ops` per edge, and the weight of each in a table [edges, operations],
+    1 when there is none."""
+
+    def __init__(self, ops: Sequence[Sequence[int]], weights: Tensor | None) -> None:
+        self.ops, self.weights = ops, weights
+        self._leaving: dict[tuple[int, ...], dict[int, Held]] = {}
+
+    @cached_property
+    def edges(self) -> Sequence[Edge]:
+        """One by one, as the plain cell reads it."""
+        if self.weights is None:
+            return [[(op, None) for op in ops] for ops in self.ops]
+        return [[(op, row[op]) for op in ops] for row, ops in zip(self.weights.unbind(), self.ops, strict=True)]
+
+    def leaving(self, edges: tuple[int, ...]) -> dict[int, Held]:
+        """The operations of these edges, each with those that hold it."""
+        if edges not in self._leaving:
+            self._leaving[edges] = self._held(edges)
+        return self._leaving[edges]
+
+    def _held(self, edges: tuple[int, ...]) -> dict[int, Held]:
+        holders: dict[int, list[int]] = defaultdict(list)
+        for e in edges:
+            for op in self.ops[e]:
+                holders[op].append(e)
+        if self.weights is None:
+            return {op: Held(tuple(on), None) for op, on in holders.items()}
+        rows = self.weights.unbind()
+        columns = torch.stack([rows[e] for e in edges]).unbind(1)  # by operation, a weight for each edge
+        return {op: Held(tuple(on), _of(columns[op], edges, on)) for op, on in holders.items()}
+
+
+def _of(column: Tensor, edges: Sequence[int], some: Sequence[int]) -> Tensor:
+    if len(some) == len(edges):
+        return column
+    weights = column.unbind()
+    return torch.stack([weights[edges.index(e)] for e in some])
+
+
+def nodes(mixed_ops: Any, inputs: Sequence[Tensor], running: Running, skip_dropout: float) -> list[Tensor]:
+    """The intermediate nodes of a cell, from its preprocessed inputs and what runs on its edges.
 
     `mixed_ops` are the cell's 14 MixedOps, whose weights are used in place.
     """
@@ -37,71 +95,60 @@ def nodes(mixed_ops: Any, inputs: Sequence[Tensor], running: Sequence[Edge], ski
     incoming: dict[int, list[Tensor]] = defaultdict(list)
     for state, leaving in enumerate(LEAVING):
         if state >= 2:
-            states.append(_sum(incoming[state]))
+            states.append(summed(incoming[state]))
         for e, y in _leave(states[state], mixed_ops, leaving, running, skip_dropout):
             incoming[EDGES[e][0]].append(y)
-    return [*states[2:], _sum(incoming[1 + NODES])]
+    return [*states[2:], summed(incoming[1 + NODES])]
 
 
-def _leave(
-    x: Tensor, mixed_ops: Any, leaving: Sequence[int], running: Sequence[Edge], skip_dropout: float
-) -> list[Part]:
+def _leave(x: Tensor, mixed_ops: Any, leaving: tuple[int, ...], running: Running, skip_dropout: float) -> list[Part]:
     """Every edge that leaves the state x, at least once."""
     stride = mixed_ops[leaving[0]].stride
     relu = F.relu(x)
     parts: list[Part] = []
     plain: list[tuple[Tensor, Held]] = []  # maps that are the same for every edge that holds the operation
     convolutions: dict[tuple[int, ...], list[tuple[list[Any], Held]]] = defaultdict(list)  # by the edges that hold them
-    for op, held in _holders(leaving, running).items():
-        name, on = PRIMITIVES[op], tuple(e for e, _ in held)
-        ops = [mixed_ops[e].ops[op] for e in on]
+    for op, held in running.leaving(leaving).items():
+        name = PRIMITIVES[op]
+        ops = [mixed_ops[e].ops[op] for e in held.edges]
         if name == "none":
             continue  # adds zero; its weight acts through the others' share
         if name == "skip_connect" and stride == 1:
             if skip_dropout and ops[0].training:
-                parts += [(e, _times(F.dropout(x, skip_dropout), w)) for e, w in held]
+                parts += [(e, times(F.dropout(x, skip_dropout), w)) for e, w in held]
             else:
                 plain.append((x, held))
         elif name == "skip_connect":
-            parts += zip(on, _factorized_reduce(relu, ops, _scale(held, x.shape[1])), strict=True)
+            parts += zip(held.edges, _factorized_reduce(relu, ops, held.scale(x.shape[1])), strict=True)
         elif "pool" in name:
             plain.append((batch_norm(ops[0][0](x), None), held))
         else:
-            convolutions[on].append((ops, held))
+            convolutions[held.edges].append((ops, held))
     form = merged if prefers_merged(x) else factored
     for edges, some in convolutions.items():
         parts += zip(edges, form(relu, some), strict=True)
-    parts += _weighted(plain)
+    parts += weighted(plain)
     empty = set(leaving) - {e for e, _ in parts}
     return parts + [(e, mixed_ops[e].ops[0](x)) for e in sorted(empty)]
 
 
-def _holders(leaving: Sequence[int], running: Sequence[Edge]) -> dict[int, Held]:
-    """Operation -> the edges that run it."""
-    holders: dict[int, Held] = defaultdict(list)
-    for e in leaving:
-        for op, weight in running[e]:
-            holders[op].append((e, weight))
-    return holders
-
-
-def _weighted(plain: Sequence[tuple[Tensor, Held]]) -> list[Part]:
+def weighted(plain: Sequence[tuple[Tensor, Held]]) -> list[Part]:
     """Weighted maps per edge; where all edges hold all of them, as one small matrix product."""
     if not plain:
         return []
-    on = [e for e, _ in plain[0][1]]
-    weights = [w for _, held in plain for _, w in held if w is not None]
-    if any([e for e, _ in held] != on for _, held in plain) or len(weights) < len(on) * len(plain):
-        return [(e, _times(y, w)) for y, held in plain for e, w in held]
+    edges = plain[0][1].edges
+    weights = [held.weights for _, held in plain if held.weights is not None]
+    if any(held.edges != edges for _, held in plain) or len(weights) < len(plain):
+        return [(e, times(y, w)) for y, held in plain for e, w in held]
     maps = torch.stack([y.permute(0, 2, 3, 1) for y, _ in plain])  # [K, B, H, W, C]: channels-last stays dense
-    table = torch.stack(weights).view(len(plain), len(on)).t()  # [E, K]
-    mixed = (table.to(maps.dtype) @ maps.flatten(1)).view(len(on), *maps.shape[1:])
-    return [(e, y.permute(0, 3, 1, 2)) for e, y in zip(on, mixed.unbind(), strict=True)]
+    table = torch.stack(weights).t()  # [E, K]
+    mixed = (table.to(maps.dtype) @ maps.flatten(1)).view(len(edges), *maps.shape[1:])
+    return [(e, y.permute(0, 3, 1, 2)) for e, y in zip(edges, mixed.unbind(), strict=True)]
 
 
 def factored(relu: Tensor, convolutions: Sequence[tuple[list[Any], Held]]) -> Sequence[Tensor]:
     """Separable and dilated convolutions that the same E edges hold, weighted and summed: E maps [B, C, H', W']."""
-    count = len(convolutions[0][1])
+    count = len(convolutions[0][1].edges)
     inputs: dict[bool, Tensor] = {}  # of all pixels, or of every second row and column; [B, E C, H, W]
     maps, kernels = [], []
     for ops, _ in convolutions:
@@ -119,35 +166,49 @@ def factored(relu: Tensor, convolutions: Sequence[tuple[list[Any], Held]]) -> Se
                 y, stride = normed_relu(y, kernel), 1
         maps.append(y)
         kernels.append(kernel)
-    weights = [weight for _, held in convolutions for _, weight in held if weight is not None]
-    table = torch.stack(weights).view(len(maps), count) if weights else None
+    weights = [held.weights for _, held in convolutions if held.weights is not None]
+    table = torch.stack(weights) if weights else None
     return normed_sum(maps, torch.stack(kernels), table)
 
 
 def merged(relu: Tensor, convolutions: Sequence[tuple[list[Any], Held]]) -> Sequence[Tensor]:
     """As `factored`."""
-    total = _sum([_merged(relu, ops, _scale(held, relu.shape[1])) for ops, held in convolutions])
-    return total.chunk(len(convolutions[0][1]), dim=1)
+    edges, maps = len(convolutions[0][1].edges), []
+    dense = iter(dense_kernels(relu, [ops for ops, _ in convolutions]))
+    for ops, held in convolutions:
+        y = relu
+        for first in range(0, len(ops[0]), 4):
+            conv, kernel, groups = ops[0][first + 1], next(dense), 1 if first == 0 else edges
+            dilation = conv.dilation[0]
+            y = F.conv2d(y, kernel, None, conv.stride, dilation * (kernel.shape[-1] // 2), dilation, groups)
+            last = first + 4 == len(ops[0])
+            y = batch_norm(y, held.scale(relu.shape[1])) if last else F.relu(batch_norm(y, None))
+        maps.append(y)
+    return summed(maps).chunk(edges, dim=1)
 
 
-def _merged(relu: Tensor, ops: Sequence[Any], scale: Tensor | None) -> Tensor:
-    """An operation of E edges, from the state's ReLU [B, C, H, W] to [B, E C, H', W']."""
-    y = relu
-    for first in range(0, len(ops[0]), 4):
-        conv, groups = ops[0][first + 1], 1 if first == 0 else len(ops)
-        dilation = conv.dilation[0]
-        depthwise = [reached(op[first + 1].weight, y, dilation) for op in ops]
-        kernel = dense_kernel(depthwise, [op[first + 2].weight for op in ops])
-        y = F.conv2d(y, kernel, None, conv.stride, dilation * (kernel.shape[-1] // 2), dilation, groups)
-        last = first + 4 == len(ops[0])
-        y = batch_norm(y, scale) if last else F.relu(batch_norm(y, None))
-    return y
-
-
-def dense_kernel(depthwise: Sequence[Tensor], pointwise: Sequence[Tensor]) -> Tensor:
-    """Depthwise [C, 1, k, k] then 1x1 [C', C, 1, 1], per edge, as one dense kernel [E C', C, k, k]."""
-    dw = torch.stack(tuple(depthwise)).permute(0, 2, 1, 3, 4)  # [E, 1, C, k, k]
-    return (torch.stack(tuple(pointwise)) * dw).flatten(0, 1)
+def dense_kernels(x: Tensor, convolutions: Sequence[Sequence[Any]]) -> list[Tensor]:
+    """The halves of some operations on E edges, each a depthwise [C, 1, k, k] and a 1x1 [C', C, 1, 1] per edge, as
+    dense kernels [E C', C, k, k], in turn. Those of one size are made at once. x [B, C, H, W] is what they read."""
+    sizes: dict[int, list[int]] = defaultdict(list)  # of a kernel: the places in the row of halves
+    depthwise: list[list[Tensor]] = []
+    pointwise: list[list[Tensor]] = []
+    for ops in convolutions:
+        side = max(x.shape[-2:])
+        for first in range(0, len(ops[0]), 4):
+            conv = ops[0][first + 1]
+            weights = [reached(op[first + 1].weight, side, conv.dilation[0]) for op in ops]
+            sizes[weights[0].shape[-1]].append(len(depthwise))
+            depthwise.append(weights)
+            pointwise.append([op[first + 2].weight for op in ops])
+            side = -(-side // conv.stride[0])
+    dense: dict[int, Tensor] = {}
+    for places in sizes.values():
+        dw = torch.stack([w for at in places for w in depthwise[at]]).transpose(1, 2)  # [halves E, 1, C, k, k]
+        pw = torch.stack([w for at in places for w in pointwise[at]])  # [halves E, C', C, 1, 1]
+        kernels = (pw * dw).flatten(0, 1).chunk(len(places))
+        dense |= dict(zip(places, kernels, strict=True))
+    return [dense[at] for at in range(len(depthwise))]
 
 
 def _factorized_reduce(relu: Tensor, ops: Sequence[Any], scale: Tensor | None) -> Sequence[Tensor]:
@@ -165,17 +226,11 @@ def batch_norm(x: Tensor, scale: Tensor | None) -> Tensor:
     return F.batch_norm(x, None, None, scale, None, True, 0.0, BATCH_NORM_EPS)
 
 
-def _scale(held: Held, channels: int) -> Tensor | None:
-    """The weights of E edges as a scale per channel [E C]; None when all are 1."""
-    given = [weight for _, weight in held if weight is not None]
-    return torch.stack(given).repeat_interleave(channels) if len(given) == len(held) else None
-
-
-def _times(y: Tensor, weight: Tensor | None) -> Tensor:
+def times(y: Tensor, weight: Tensor | None) -> Tensor:
     return y if weight is None else weight * y
 
 
-def _sum(maps: Sequence[Tensor]) -> Tensor:
+def summed(maps: Sequence[Tensor]) -> Tensor:
     total = maps[0]
     for y in maps[1:]:
         total = total + y

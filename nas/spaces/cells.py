@@ -15,7 +15,7 @@ from nas.config import Size
 from nas.contracts import Growth, HardMix, ImageForm, Mix, Pairs, SoftMix
 from nas.spaces import batched
 from nas.spaces.architecture import EDGES, NODES, PRIMITIVES, ArchitectureError
-from nas.spaces.batched import Edge
+from nas.spaces.batched import Edge, Running, summed, times
 from nas.spaces.ops import OPS, FactorizedReduce, drop_path, relu_conv_bn, supernet_op
 
 STEM_MULTIPLIER = 3
@@ -54,7 +54,7 @@ class MixedOp(nn.Module):
             y = self.ops[op](x)
             if op == SKIP and self.stride == 1 and skip_dropout and self.training:
                 y = F.dropout(y, skip_dropout)
-            y = y if weight is None else weight * y
+            y = times(y, weight)
             total = y if total is None else total + y
         return total if total is not None else self.ops[NONE](x)
 
@@ -72,19 +72,19 @@ class MixedCell(nn.Module):
         strides = [2 if reduce and pred < 2 else 1 for _, pred in EDGES]
         self.edges = nn.ModuleList(MixedOp(channels, stride) for stride in strides)
 
-    def forward(self, before: Tensor, last: Tensor, edges: Sequence[Edge], skip_dropout: float) -> Tensor:
+    def forward(self, before: Tensor, last: Tensor, running: Running, skip_dropout: float) -> Tensor:
         inputs = [self.input_0(before), self.input_1(last)]
         run = self._one_by_one if self.reference else batched.nodes
-        return torch.cat(run(self.edges, inputs, edges, skip_dropout), dim=1)
+        return torch.cat(run(self.edges, inputs, running, skip_dropout), dim=1)
 
     @staticmethod
     def _one_by_one(
-        mixed: nn.ModuleList, inputs: Sequence[Tensor], edges: Sequence[Edge], skip_dropout: float
+        mixed: nn.ModuleList, inputs: Sequence[Tensor], running: Running, skip_dropout: float
     ) -> list[Tensor]:
         states = list(inputs)
         for node in range(2, 2 + NODES):
             incoming = [(e, pred) for e, (j, pred) in enumerate(EDGES) if j == node]
-            states.append(_sum([mixed[e](states[pred], edges[e], skip_dropout) for e, pred in incoming]))
+            states.append(summed([mixed[e](states[pred], running.edges[e], skip_dropout) for e, pred in incoming]))
         return states[2:]
 
 
@@ -143,11 +143,11 @@ class Supernet(GrowingSupernet):
         self.classifier = nn.Linear(width.last, form.classes)
 
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
-        edges = {kind: running(mix, kind) for kind in dict.fromkeys(self.kinds) if kind not in self.found}
+        mixed = {kind: running(mix, kind) for kind in dict.fromkeys(self.kinds) if kind not in self.found}
         skip_dropout = mix.skip_dropout if isinstance(mix, SoftMix) else 0.0
         before, last = self.stem(images)
         for kind, cell in zip(self.kinds, self.cells, strict=True):
-            given = (edges[kind], skip_dropout) if kind in edges else (0.0,)
+            given = (mixed[kind], skip_dropout) if kind in mixed else (0.0,)
             before, last = last, cell(before, last, *given)
         return self.classifier(last.mean((2, 3)))
 
@@ -159,14 +159,13 @@ class Supernet(GrowingSupernet):
         return name
 
 
-def running(mix: Mix, kind: str) -> list[Edge]:
+def running(mix: Mix, kind: str) -> Running:
     """What runs on each edge of a cell type."""
     if isinstance(mix, HardMix):
-        return [[(choice, None)] for choice in mix.choices[kind]]
+        return Running([[choice] for choice in mix.choices[kind]], None)
     weights = mix.weights[kind]
     every = range(weights.shape[1])
-    alive = mix.alive[kind] if mix.alive is not None else [every] * len(weights)
-    return [[(op, row[op]) for op in ops] for row, ops in zip(weights.unbind(), alive, strict=True)]
+    return Running(mix.alive[kind] if mix.alive is not None else [every] * len(weights), weights)
 
 
 class FoundCell(nn.Module):
@@ -198,7 +197,7 @@ class FoundCell(nn.Module):
     def forward(self, before: Tensor, last: Tensor, drop_probability: float) -> Tensor:
         states = [self.input_0(before), self.input_1(last)]
         for node in range(NODES):
-            states.append(_sum([self._edge(states, 2 * node + k, drop_probability) for k in range(2)]))
+            states.append(summed([self._edge(states, 2 * node + k, drop_probability) for k in range(2)]))
         return torch.cat(states[2:], dim=1)
 
     def _edge(self, states: list[Tensor], index: int, drop_probability: float) -> Tensor:
@@ -340,10 +339,3 @@ class _Widths:
 def _layout(cells: int) -> list[bool]:
     """Whether each cell is a reduction."""
     return [index in reductions(cells) for index in range(cells)]
-
-
-def _sum(maps: Sequence[Tensor]) -> Tensor:
-    total = maps[0]
-    for y in maps[1:]:
-        total = total + y
-    return total

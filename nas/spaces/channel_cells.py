@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from nas.config import Size
 from nas.contracts import GatedSupernet, GateMix, ImageForm
-from nas.spaces.cells import AuxiliaryHead, _layout, _sum, _Widths, input_stem, preprocess
+from nas.spaces.batched import summed
+from nas.spaces.cells import AuxiliaryHead, _layout, _Widths, input_stem, preprocess
 from nas.spaces.channel_masks import Cell, Masks, live, members
 from nas.spaces.channel_sizes import OPERATIONS, Operation
 from nas.spaces.ops import DepthwiseConv2d, PointwiseConv2d, batch_norm, drop_path, relu_conv_bn
@@ -133,7 +134,7 @@ class GatedCell(nn.Module):
                     parts.append(_dropped(self.edges[e](states[pred], op, mid), drop_probability, self.training))
                 if skip:
                     parts.append(skips[pred] * wire[..., None, None].to(skips[pred].dtype))
-            states.append(_sum(parts))
+            states.append(summed(parts))
             skips.append(states[-1])
         return torch.cat(states[2:], dim=1)
 

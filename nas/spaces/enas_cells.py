@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from nas.config import Size
 from nas.contracts import HardMix, ImageForm, Mix
 from nas.spaces.architecture import ENAS_NODES, ENAS_OPS, Cell, EnasArchitecture, loose_ends
-from nas.spaces.cells import STEM_MULTIPLIER, AuxiliaryHead, _sum, check_stem, preprocess, reductions, stem
+from nas.spaces.batched import summed
+from nas.spaces.cells import STEM_MULTIPLIER, AuxiliaryHead, check_stem, preprocess, reductions, stem
 from nas.spaces.ops import FactorizedReduce, PointwiseConv2d, batch_norm, drop_path, separable
 
 VARIABLES = 4  # of a node: input 1, input 2, operation 1, operation 2
@@ -84,7 +85,7 @@ class SampledCell(nn.Module):
         states = run_nodes(inputs, cell, lambda node, op, pred, x: self.ops[f"{node}-{pred}-{op}"](x))
         # the slices of a 1x1 convolution over the concatenated nodes, apart, so that only those used are trained
         ends = [self.outputs[node - 2](F.relu(states[node - 2])) for node in loose_ends(cell)]
-        return self.bn(_sum(ends))
+        return self.bn(summed(ends))
 
 
 class EnasSupernet(nn.Module):

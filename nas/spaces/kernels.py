@@ -41,13 +41,13 @@ def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
 
     Dilation 1 or 2; one of 2 has stride 1.
     """
-    weight = reached(weight, x, dilation)
+    weight = reached(weight, max(x.shape[-2:]), dilation)
     return _Depthwise.apply(x, weight, stride, dilation if weight.shape[-1] > 1 else 1)
 
 
-def reached(weight: Tensor, x: Tensor, dilation: int) -> Tensor:
-    """The part of a kernel [.., k, k] that meets more than padding somewhere on the map of x [B, C, H, W]."""
-    spare = weight.shape[-1] // 2 - (max(x.shape[-2:]) - 1) // dilation
+def reached(weight: Tensor, side: int, dilation: int) -> Tensor:
+    """The part of a kernel [.., k, k] that meets more than padding somewhere on a map whose longer side is `side`."""
+    spare = weight.shape[-1] // 2 - (side - 1) // dilation
     return weight[..., spare:-spare, spare:-spare] if spare > 0 else weight
 
 

@@ -80,8 +80,8 @@ class NasBench201Space(EveryEdge, CategoricalSpace):
     def path_macs(self, form: ImageForm, size: Size, choices: Choices) -> int:
         """Without what leads to no output, which the supernet does not run."""
         prices, fixed = op_prices(form, stage_cells(size), size.channels, False)
-        edges = live([[(op, None)] for op in choices[KIND]])
-        return fixed.macs + sum(prices[OPERATIONS[op]].macs for edge in edges for op, _ in edge)
+        running = live([[op] for op in choices[KIND]])
+        return fixed.macs + sum(prices[OPERATIONS[op]].macs for ops in running for op in ops)
 
 
 @cache

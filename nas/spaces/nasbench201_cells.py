@@ -21,7 +21,7 @@ from nas.config import Size
 from nas.contracts import ImageForm, Mix, Pairs, SoftMix
 from nas.spaces import kernels
 from nas.spaces.architecture import ArchitectureError
-from nas.spaces.batched import Edge, Part, _holders, _scale, _sum, _times, _weighted, batch_norm
+from nas.spaces.batched import Edge, Part, Running, batch_norm, summed, times, weighted
 from nas.spaces.cells import AuxiliaryHead, GrowingSupernet, check_stem, running, stem
 from nas.spaces.nasbench201_architecture import EDGES, KINDS, OPERATIONS
 from nas.spaces.ops import OPS, PointwiseConv2d, Zero, drop_path, relu_conv_bn
@@ -30,7 +30,7 @@ from nas.spaces.ops import batch_norm as norm
 NONE, SKIP, POOL = (OPERATIONS.index(name) for name in ("none", "skip_connect", "avg_pool_3x3"))
 OUTPUT = 3
 RESIDUAL = "residual"  # in a row of cells, the block between two stages
-LEAVING = tuple([e for e, (_, pred) in enumerate(EDGES) if pred == state] for state in range(OUTPUT))
+LEAVING = tuple(tuple(e for e, (_, pred) in enumerate(EDGES) if pred == state) for state in range(OUTPUT))
 
 
 def operation(name: str, channels: int, affine: bool) -> nn.Module:
@@ -74,15 +74,16 @@ def scaled_norm(channels: int, searching: bool) -> nn.Module:
 # --- The supernet
 
 
-def live(edges: Sequence[Edge]) -> Sequence[Edge]:
-    """What of each edge adds to the output of the cell: no `none`, and nothing on the way to a node that nobody reads.
+def live(edges: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+    """Of each edge's operations those that add to the output of the cell: no `none`, and nothing on the way to a node
+    that nobody reads.
 
     `none` adds zero; its weight acts through the others' share.
     """
-    real = [[(op, weight) for op, weight in edge if op != NONE] for edge in edges]
+    real = [[op for op in ops if op != NONE] for ops in edges]
     for node in (2, 1):
         if not any(real[e] for e in LEAVING[node]):
-            real = [[] if n == node else edge for (n, _), edge in zip(EDGES, real, strict=True)]
+            real = [[] if n == node else ops for (n, _), ops in zip(EDGES, real, strict=True)]
     return real
 
 
@@ -104,8 +105,8 @@ class MixedEdge(nn.Module):
             y = self.ops[op](x)
             if op == SKIP and skip_dropout and self.training:
                 y = F.dropout(y, skip_dropout)
-            maps.append(_times(y, weight))
-        return _sum(maps)
+            maps.append(times(y, weight))
+        return summed(maps)
 
 
 class MixedCell(nn.Module):
@@ -119,43 +120,43 @@ class MixedCell(nn.Module):
         self.reference = reference
         self.edges = nn.ModuleList(MixedEdge(channels, found[e] if found else None) for e in range(len(EDGES)))
 
-    def forward(self, x: Tensor, edges: Sequence[Edge], skip_dropout: float) -> Tensor:
-        return (self._one_by_one if self.reference else self._batched)(x, edges, skip_dropout)
+    def forward(self, x: Tensor, running: Running, skip_dropout: float) -> Tensor:
+        return (self._one_by_one if self.reference else self._batched)(x, running, skip_dropout)
 
-    def _one_by_one(self, x: Tensor, edges: Sequence[Edge], skip_dropout: float) -> Tensor:
+    def _one_by_one(self, x: Tensor, running: Running, skip_dropout: float) -> Tensor:
         states = [x]
         for node in range(1, OUTPUT + 1):
             incoming = [(e, pred) for e, (n, pred) in enumerate(EDGES) if n == node]
-            states.append(_sum([self.edges[e](states[pred], edges[e], skip_dropout) for e, pred in incoming]))
+            states.append(summed([self.edges[e](states[pred], running.edges[e], skip_dropout) for e, pred in incoming]))
         return states[-1]
 
-    def _batched(self, x: Tensor, edges: Sequence[Edge], skip_dropout: float) -> Tensor:
+    def _batched(self, x: Tensor, running: Running, skip_dropout: float) -> Tensor:
         """All edges that leave a state at once, in the manner of nas/spaces/batched.py."""
         incoming: dict[int, list[Tensor]] = defaultdict(list)
         for state, leaving in enumerate(LEAVING):
-            y = x if state == 0 else _sum(incoming[state] or [torch.zeros_like(x)])
-            for e, part in self._leave(y, leaving, edges, skip_dropout):
+            y = x if state == 0 else summed(incoming[state] or [torch.zeros_like(x)])
+            for e, part in self._leave(y, leaving, running, skip_dropout):
                 incoming[EDGES[e][0]].append(part)
-        return _sum(incoming[OUTPUT] or [torch.zeros_like(x)])
+        return summed(incoming[OUTPUT] or [torch.zeros_like(x)])
 
-    def _leave(self, x: Tensor, leaving: Sequence[int], edges: Sequence[Edge], skip_dropout: float) -> list[Part]:
+    def _leave(self, x: Tensor, leaving: tuple[int, ...], running: Running, skip_dropout: float) -> list[Part]:
         """The edges share the state's ReLU and its pool; one convolution serves an operation of all of them, and the
         weight of an operation is the scale of its batch norm."""
         mixed: Any = self.edges
         parts: list[Part] = []
         plain = []  # maps that are the same for every edge that holds the operation
         relu: Tensor | None = None
-        for op, held in _holders(leaving, edges).items():
+        for op, held in running.leaving(leaving).items():
             if op == SKIP and skip_dropout and self.training:
-                parts += [(e, _times(F.dropout(x, skip_dropout), weight)) for e, weight in held]
+                parts += [(e, times(F.dropout(x, skip_dropout), weight)) for e, weight in held]
             elif op in (SKIP, POOL):
-                plain.append((mixed[held[0][0]].ops[op](x), held))
+                plain.append((mixed[held.edges[0]].ops[op](x), held))
             else:
                 relu = F.relu(x) if relu is None else relu
-                kernel = torch.cat([mixed[e].ops[op][1].weight for e, _ in held])
-                y = batch_norm(convolved(relu, kernel), _scale(held, x.shape[1]))
-                parts += zip([e for e, _ in held], y.chunk(len(held), dim=1), strict=True)
-        return parts + _weighted(plain)
+                kernel = torch.cat([mixed[e].ops[op][1].weight for e in held.edges])
+                y = batch_norm(convolved(relu, kernel), held.scale(x.shape[1]))
+                parts += zip(held.edges, y.chunk(len(held.edges), dim=1), strict=True)
+        return parts + weighted(plain)
 
 
 def convolved(x: Tensor, kernel: Tensor) -> Tensor:
@@ -186,18 +187,19 @@ class Supernet(GrowingSupernet):
         self.classifier = nn.Linear(last, form.classes)
 
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
-        edges = {kind: live(self._edges(kind, mix)) for kind in dict.fromkeys(self.kinds) if kind != RESIDUAL}
+        mixed = {kind: self._running(kind, mix) for kind in dict.fromkeys(self.kinds) if kind != RESIDUAL}
         skip_dropout = mix.skip_dropout if isinstance(mix, SoftMix) else 0.0
         x = self.stem(images)
         for kind, cell in zip(self.kinds, self.cells, strict=True):
             drop = 0.0 if kind in self.found else skip_dropout
-            x = cell(x) if kind == RESIDUAL else cell(x, edges[kind], drop)
+            x = cell(x) if kind == RESIDUAL else cell(x, mixed[kind], drop)
         return self.classifier(F.relu(self.norm(x)).mean((2, 3)))
 
-    def _edges(self, kind: str, mix: Mix) -> list[Edge]:
+    def _running(self, kind: str, mix: Mix) -> Running:
         if kind in self.found:
-            return [[(OPERATIONS.index(op), None)] for op, _ in self.found[kind]]
-        return running(mix, kind)
+            return Running(live([[OPERATIONS.index(op)] for op, _ in self.found[kind]]), None)
+        given = running(mix, kind)
+        return Running(live(given.ops), given.weights)
 
 
 # --- The network
@@ -214,7 +216,7 @@ class FoundCell(nn.Module):
         states = [x]
         for node in range(1, OUTPUT + 1):
             edges = [(e, pred) for e, (n, pred) in enumerate(EDGES) if n == node]
-            states.append(_sum([self._edge(self.ops[e], states[pred], drop_probability) for e, pred in edges]))
+            states.append(summed([self._edge(self.ops[e], states[pred], drop_probability) for e, pred in edges]))
         return states[-1]
 
     def _edge(self, op: nn.Module, x: Tensor, drop_probability: float) -> Tensor:

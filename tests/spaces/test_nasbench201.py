@@ -312,8 +312,8 @@ def test_the_batched_supernet_is_the_plain_one_with_operations_switched_off(aliv
 @given(choices=st.lists(st.integers(0, 4), min_size=6, max_size=6), training=st.booleans())
 def test_the_batched_supernet_is_the_plain_one_along_a_path_and_runs_nothing_else(choices, training):
     found = assert_engines_agree(EVEN, lambda _: HardMix({"cell": choices}), training)
-    on_the_way = live([[(op, None)] for op in choices])
-    assert ran(found) == {(e, op) for e, edge in enumerate(on_the_way) for op, _ in edge if op in (ONE, THREE)}
+    on_the_way = live([[op] for op in choices])
+    assert ran(found) == {(e, op) for e, ops in enumerate(on_the_way) for op in ops if op in (ONE, THREE)}
 
 
 def test_a_node_that_nobody_reads_is_not_computed():
@@ -324,8 +324,8 @@ def test_a_node_that_nobody_reads_is_not_computed():
         (THREE, NONE, NONE, NONE, NONE, NONE): set(),
     }
     for choices, expected in paths.items():
-        edges = live([[(op, None)] for op in choices])
-        assert {(e, op) for e, edge in enumerate(edges) for op, _ in edge} == expected
+        edges = live([[op] for op in choices])
+        assert {(e, op) for e, ops in enumerate(edges) for op in ops} == expected
 
 
 def test_a_hard_path_is_the_network_of_its_cell():
