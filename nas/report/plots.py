@@ -163,12 +163,23 @@ def _epochs(axes: "Axes", title: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set(xlabel="Epoch", ylabel=title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _line(axes: "Axes", rows: Sequence[Mapping[str, Any]], name: str, **looks: Any) -> None:
-    marker = "o" if len(rows) < 3 else None  # a line of one point would not be seen
-    axes.plot(_column(rows, "epoch"), _column(rows, name), marker=marker, **looks)
+    epochs, values = _column(rows, "epoch"), _column(rows, name)
+    (line,) = axes.plot(epochs, values, **looks)
+    lonely = _lonely(values)
+    axes.plot([epochs[at] for at in lonely], [values[at] for at in lonely], "o", color=line.get_color())
+    axes.dataLim.update_from_data_x(epochs, ignore=False)  # all epochs, also those without this figure
+    axes.autoscale_view()
+
+
+def _lonely(values: Sequence[float]) -> list[int]:
+    """The points that no line would show, or hardly one: with a gap on either side, and those of a very short course."""
+    there = [not math.isnan(value) for value in [math.nan, *values, math.nan]]
+    alone = [at for at in range(len(values)) if there[at + 1] and not (there[at] or there[at + 2])]
+    return list(range(len(values))) if len(values) < 3 else alone
 
 
 def _pair_panel(rows: History, figure: str, title: str) -> Panel:
