@@ -176,7 +176,7 @@ def _line(axes: "Axes", rows: Sequence[Mapping[str, Any]], name: str, **looks: A
 
 
 def _lonely(values: Sequence[float]) -> list[int]:
-    """The points that no line would show, or hardly one: with a gap on either side, and those of a very short course."""
+    """The points that a line hardly shows: with a gap on either side, and those of a very short course."""
     there = [not math.isnan(value) for value in [math.nan, *values, math.nan]]
     alone = [at for at in range(len(values)) if there[at + 1] and not (there[at] or there[at + 2])]
     return list(range(len(values))) if len(values) < 3 else alone
