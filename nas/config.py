@@ -189,6 +189,13 @@ class SearchCommon(Size, WeightOptimiser):
     augment: Augment
 
 
+class MethodParams(Section):
+    """The section of a method in `search`."""
+
+    def check(self, common: SearchCommon) -> None:
+        """ValueError where it does not go with what all methods share; called when the parameters are read."""
+
+
 class Retrain(Size, WeightOptimiser):
     seeds: Annotated[tuple[Seed, ...], BeforeValidator(as_tuple)]  # none: no retraining, a table judges alone
     epochs: int = Field(ge=1)
@@ -353,6 +360,11 @@ def parse_config(
                 raise ParamsError(f"{source}: section '{name}.{key}' is missing.")
     config = config.model_copy(update=parsed)
     _refuse_unjudged(config, source)
+    for method in config.methods:
+        try:
+            config.search[method].check(config.common)
+        except ValueError as error:
+            raise ParamsError(f"{source}: 'search.{method}': {error}.") from None
     return config
 
 

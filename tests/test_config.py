@@ -113,6 +113,11 @@ def test_no_key_has_a_default(key):
         ({"methods": ["darts", "darts"]}, "'methods' is ['darts', 'darts']: a value stands twice."),
         ({"retrain__warmup_epochs": 10}, "'retrain': 'warmup_epochs' is 10: expected less than the 10 epochs."),
         (
+            {"search__darts__warmup_epochs": 3},
+            "'search.darts': 'warmup_epochs' is 3: expected less than the 3 of 'search.common.epochs', or alpha never "
+            "moves.",
+        ),
+        (
             {"retrain": TREE["retrain"] | {"schedule": "linear", "epochs": 5}},
             "'retrain': 'epochs' is 5: schedule linear has a tail of 5, expected more.",
         ),

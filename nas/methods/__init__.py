@@ -1,13 +1,13 @@
 """How an architecture is found: one module per method, named like the method, loaded when asked for.
 
 `METHODS` is the list of what is built in. A module defines `Method` (a subclass of `nas.methods.base.SearchMethod`),
-`Params` (its section of `search`), `DeriveParams` (its section of `derive`) and `derive`.
+`Params` (its section of `search`, a MethodParams), `DeriveParams` (its section of `derive`) and `derive`.
 """
 
 from importlib import import_module
 from types import ModuleType
 
-from nas.config import Section
+from nas.config import MethodParams, Section
 
 METHODS = ("given", "random", "darts", "eoinas", "lfr-darts", "tenas", "asng", "is-nas")  # in the order of the table
 
@@ -19,7 +19,7 @@ def method_module(name: str) -> ModuleType:
     return import_module(f"nas.methods.{name}")
 
 
-def sections() -> tuple[dict[str, type[Section]], dict[str, type[Section]]]:
+def sections() -> tuple[dict[str, type[MethodParams]], dict[str, type[Section]]]:
     """The models of `search.<method>` and `derive.<method>`, for the parameter loader."""
     modules = {name: method_module(name) for name in METHODS}
     search = {name: module.Params for name, module in modules.items()}

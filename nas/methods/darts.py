@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from nas.config import ParamsError, Section
+from nas.config import MethodParams, SearchCommon, Section
 from nas.contracts import ArchitectureLike, EdgeSpace, Pairs, SoftMix
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, entropy, frozen, op_counts
@@ -25,7 +25,7 @@ from nas.methods.stopping import ITERATIONS, WINDOW, Sharpness, dominant_eigenva
 from nas.tasks import Tally, judge
 
 
-class Params(Section):
+class Params(MethodParams):
     space: Literal["darts", "nasbench201"]
     order: Literal["first", "second"]
     alpha_lr: float = Field(gt=0)  # Adam, betas .5 and .999, constant over the search
@@ -43,6 +43,13 @@ class Params(Section):
             )
         return self
 
+    def check(self, common: SearchCommon) -> None:
+        if self.warmup_epochs >= common.epochs:
+            raise ValueError(
+                f"'warmup_epochs' is {self.warmup_epochs}: expected less than the {common.epochs} of "
+                "'search.common.epochs', or alpha never moves"
+            )
+
 
 class DeriveParams(Section):
     rule: Literal["top2", "top2_without_none"]
@@ -55,11 +62,6 @@ class Method(SearchMethod[Params]):
         assert isinstance(space, EdgeSpace)
         self.space = space
         self.names = variables = space.variables()
-        if self.params.warmup_epochs >= setting.common.epochs:
-            raise ParamsError(
-                f"'search.darts.warmup_epochs' is {self.params.warmup_epochs}: expected less than the "
-                f"{setting.common.epochs} of 'search.common.epochs', or alpha never moves"
-            )
         self.stopped: int | None = None  # after this epoch
         self.sharpness = Sharpness()
         self.supernet = setting.place(setting.space.supernet(setting.form, setting.common))

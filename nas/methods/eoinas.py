@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nas.config import Section
+from nas.config import MethodParams, Section
 from nas.contracts import ArchitectureLike, EdgeSpace, SoftMix
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, Setting, ValidPass, WeightTrainer, entropy, frozen, op_counts
@@ -34,7 +34,7 @@ EMA = 0.9  # ours
 Tables = dict[str, Tensor]
 
 
-class Params(Section):
+class Params(MethodParams):
     space: Literal["darts", "nasbench201"]
     warmup: int = Field(ge=1)  # epochs before the first architecture step
     prune_every: int = Field(ge=1)  # epochs of a slimming stage

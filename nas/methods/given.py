@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
 
-from nas.config import CheckedFile, ParamsError, Section, as_tuple
+from nas.config import CheckedFile, MethodParams, ParamsError, Section, as_tuple
 from nas.contracts import ArchitectureLike, Space
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, ValidPass
@@ -16,7 +16,7 @@ from nas.records import RecordError, file_sha256, in_project, read_record
 from nas.tasks import Tally
 
 
-class Params(Section):
+class Params(MethodParams):
     space: Literal[
         "darts", "layered", "channel", "enas", "mobile", "mobile-cifar", "nasbench201", "nasbench201-layered"
     ]

@@ -18,7 +18,7 @@ import torch
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from nas.config import Section, as_tuple
+from nas.config import MethodParams, Section, as_tuple
 from nas.contracts import EdgeSpace, Growth, Pairs, SoftMix
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, entropy, frozen, op_counts
@@ -46,7 +46,7 @@ def as_groups(value: Any) -> Any:
     return tuple(as_tuple(group) for group in value) if isinstance(value, list) else value
 
 
-class Params(Section):
+class Params(MethodParams):
     space: Literal["layered", "nasbench201-layered"]
     epochs_each: int = Field(ge=1)  # epochs of an iteration
     warmup: int = Field(ge=0)  # of them before its first architecture step

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from nas.config import Section
+from nas.config import MethodParams, Section
 from nas.contracts import ArchitectureLike, Space
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, Setting, ValidPass
@@ -19,7 +19,7 @@ from nas.methods.contest import Contest, best
 from nas.tasks import Tally
 
 
-class Params(Section):
+class Params(MethodParams):
     space: Literal["darts", "layered", "nasbench201", "nasbench201-layered"]
     samples: int = Field(ge=1)
 

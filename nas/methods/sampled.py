@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from nas import distributions as ds
-from nas.config import ParamsError, Section, Size, as_tuple
+from nas.config import MethodParams, SearchCommon, Section, Size, as_tuple
 from nas.contracts import ArchitectureLike, CategoricalSpace, EdgeSpace, SoftMix, Space
 from nas.data.dataset import Batch
 from nas.distributions import Categorical, Direction, Estimator, StepRule
@@ -28,8 +28,10 @@ COUNT = "count of "  # before the name of a figure that not every step has
 MATCHED = 100  # draws among which a random architecture of matched size is chosen
 Auto = Annotated[float, Field(gt=0)] | Literal["auto"]
 
+EDGES = ("darts", "nasbench201")  # spaces whose supernets can run all operations of an edge at once
 
-class SampledParams(Section):
+
+class SampledParams(MethodParams):
     """What both methods take; the names are those of docs/methods/is-nas.md."""
 
     space: Literal["enas", "darts", "nasbench201", "mobile", "mobile-cifar"]
@@ -50,10 +52,22 @@ class SampledParams(Section):
     warmup_epochs: int = Field(ge=0)
     mixture_epochs: int = Field(ge=0)
 
+    def check(self, common: SearchCommon) -> None:
+        own = self.epochs != "common"
+        epochs = self.epochs if self.epochs != "common" else common.epochs
+        if self.warmup_epochs >= epochs:
+            raise ValueError(
+                f"'warmup_epochs' is {self.warmup_epochs}: expected less than the {epochs} of "
+                f"{'epochs' if own else 'search.common.epochs'}, or no epoch is left to move the distributions in"
+            )
+
     @model_validator(mode="after")
-    def epochs_are_left(self) -> Self:
-        if self.epochs != "common" and self.warmup_epochs >= self.epochs:
-            raise ValueError(f"'warmup_epochs' is {self.warmup_epochs}: expected less than the {self.epochs} epochs")
+    def warm_up_is_whole(self) -> Self:
+        if self.mixture_epochs and self.space not in EDGES:
+            raise ValueError(
+                f"'mixture_epochs' is {self.mixture_epochs}, but the supernet of space {self.space} runs single paths "
+                "alone: expected 0"
+            )
         if self.mixture_epochs > self.warmup_epochs:
             raise ValueError(
                 f"'mixture_epochs' is {self.mixture_epochs}: expected at most the {self.warmup_epochs} of the warm-up"
@@ -135,24 +149,14 @@ class SampledSearch(SearchMethod[P]):
     def even_mixture(self) -> tuple[SoftMix, int]:
         """All operations of every edge alike, and what an image costs then."""
         space, setting = self.space, self.setting
-        if not isinstance(space, EdgeSpace):
-            raise ParamsError(
-                f"'mixture_epochs' is {self.params.mixture_epochs}, but the supernet of space {space.name} runs single "
-                "paths alone; expected 0"
-            )
+        assert isinstance(space, EdgeSpace)
         shapes = {kind: (len(edges), len(edges[0])) for kind, edges in space.variables().items()}
         weights = {kind: torch.full(shape, 1 / shape[1], device=setting.device) for kind, shape in shapes.items()}
         return SoftMix(weights), space.supernet_macs(setting.form, setting.common)
 
     def planned_weight_epochs(self) -> int:
         """`separate` learns weights in the warm-up alone; else they are learnt to the end."""
-        warmup = self.params.warmup_epochs
-        if warmup >= self.epochs:  # those of all methods
-            raise ParamsError(
-                f"'search.common.epochs' is {self.epochs} and 'warmup_epochs' {warmup}: no epoch is left to move the "
-                "distributions in; give the method 'epochs' of its own or a shorter warm-up"
-            )
-        return self.epochs if self.params.mode == "simultaneous" else warmup
+        return self.epochs if self.params.mode == "simultaneous" else self.params.warmup_epochs
 
     def cost_table(self) -> Tensor:
         """Parameters of every category, [D, K]: of the supernet whose loss is ranked, or of a network of this size."""

@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from nas.complexity import Count
-from nas.config import ParamsError, Section
+from nas.config import MethodParams, ParamsError, Section
 from nas.contracts import GATES, GateMix, GateSpace
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, frozen
@@ -46,7 +46,7 @@ def of_channels(space: Any) -> Any:
     return space
 
 
-class Params(Section):
+class Params(MethodParams):
     space: Annotated[Literal["channel"], BeforeValidator(of_channels)]
     op: Literal["sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "conv_3x3"]
     skip_mode: Literal["gated", "fallback", "none"]

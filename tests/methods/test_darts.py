@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nas.config import ParamsError
 from nas.contracts import ImageForm, SoftMix
 from nas.data.dataset import Batch
+from nas.methods import sections
 from nas.methods.base import op_counts
 from nas.methods.darts import DeriveParams, derive, real_shares
 from nas.methods.relaxed import gradient, strongest_ops, unrolled_gradient
 from nas.spaces.architecture import EDGES, PRIMITIVES
 from nas.spaces.darts import DartsSpace
-from tests.methods.settings import FORM, STEPS, advance, batch, build, valid_pass
+from tests.methods.settings import FORM, PRESET, STEPS, advance, batch, build, common, valid_pass
 
 LR, MOMENTUM, DECAY = 0.1, 0.9, 0.3
 
@@ -307,8 +307,10 @@ def test_what_a_stopped_search_tells_is_of_the_alphas_that_it_ends_with(monkeypa
 
 
 def test_a_warm_up_that_leaves_no_epoch_is_refused():
-    with pytest.raises(ParamsError, match=r"'search.darts.warmup_epochs' is 2: expected less than the 2"):
-        build("darts", method={"warmup_epochs": 2}, epochs=2)
+    params = sections()[0]["darts"].model_validate(PRESET["darts"] | {"warmup_epochs": 2})
+    params.check(common(epochs=3))
+    with pytest.raises(ValueError, match=r"'warmup_epochs' is 2: expected less than the 2 of 'search.common.epochs'"):
+        params.check(common(epochs=2))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

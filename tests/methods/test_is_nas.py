@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from nas import distributions as ds
 from nas.collapse import parameterless
-from nas.config import ParamsError, Size
+from nas.config import Size
 from nas.contracts import SoftMix
 from nas.methods import method_module, sections
 from nas.methods.base import WeightTrainer
@@ -18,7 +18,7 @@ from nas.methods.sampled import padded
 from nas.records import canonical
 from nas.schedules import cosine
 from nas.spaces.registry import get_space
-from tests.methods.settings import FORM, PRESET, STEPS, advance, batch, build, valid_pass
+from tests.methods.settings import FORM, PRESET, STEPS, advance, batch, build, common, valid_pass
 
 SPACE: Any = get_space("enas")
 
@@ -140,23 +140,22 @@ def test_the_first_epochs_of_a_warm_up_may_train_all_operations_at_once(name):
     assert parameterless(row) is not None
 
 
-def test_all_operations_at_once_need_a_space_of_edges_and_a_warm_up():
-    with pytest.raises(ParamsError, match="'mixture_epochs' is 1, but the supernet of space enas runs single paths"):
-        build("is-nas", method={"warmup_epochs": 1, "mixture_epochs": 1}, epochs=2)
-    with pytest.raises(ValidationError, match="'mixture_epochs' is 2: expected at most the 1 of the warm-up"):
-        sections()[0]["asng"].model_validate(PRESET["asng"] | {"warmup_epochs": 1, "mixture_epochs": 2})
-
-
 def test_a_warm_up_of_all_common_epochs_is_refused():
-    with pytest.raises(ParamsError, match=r"'search.common.epochs' is 2 and 'warmup_epochs' 2"):
-        build("is-nas", method={"warmup_epochs": 2}, epochs=2)
+    params = sections()[0]["is-nas"].model_validate(PRESET["is-nas"] | {"warmup_epochs": 2})
+    params.check(common(epochs=3))
+    with pytest.raises(ValueError, match=r"'warmup_epochs' is 2: expected less than the 2 of search.common.epochs"):
+        params.check(common(epochs=2))
+    own = sections()[0]["is-nas"].model_validate(PRESET["is-nas"] | {"warmup_epochs": 2, "epochs": 2})
+    with pytest.raises(ValueError, match=r"'warmup_epochs' is 2: expected less than the 2 of epochs"):
+        own.check(common(epochs=3))
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"epochs": 3, "warmup_epochs": 3}, "'warmup_epochs' is 3: expected less than the 3 epochs"),
         ({"mode": "separate"}, "at least 1"),
+        ({"warmup_epochs": 1, "mixture_epochs": 1}, "'mixture_epochs' is 1, but the supernet of space enas runs"),
+        ({"space": "darts", "warmup_epochs": 1, "mixture_epochs": 2}, "is 2: expected at most the 1 of the warm-up"),
     ],
 )
 def test_a_warm_up_that_leaves_nothing_to_do_is_refused_with_the_parameters(changes, said):
