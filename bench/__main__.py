@@ -15,11 +15,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bench.kernels import kernels as counted
 from bench.measure import alone, ceilings, first_steps, interleaved, peak_memory, ratios, seconds, spread
 from bench.work import Step, Work, random_choices, retrain_step, search_halves, search_step
 from nas.config import Augment
 from nas.data.dataset import ImageSet, Stream
 from nas.data.spec import DataSpec
+from nas.graphs import SEEN
 from nas.spaces.architecture import PRIMITIVES
 from nas.spaces.registry import get_space
 from stages.trial import device_name
@@ -40,13 +42,17 @@ class Bench:
         matrix_unit = device == "cuda" or torch.cpu._is_amx_tile_supported()
         self.engines = ["reference", *(["reference-bf16"] if device == "cuda" else []), "float32"]
         self.engines += ["bf16"] if matrix_unit else []
+        self.plain = self.engines[-1]  # the engine where what runs changes from step to step
+        self.engines += ["float32-graphs", "bf16-graphs"] if device == "cuda" else []
 
     @property
     def search(self) -> Work:
         return Work(self.device, self.batch, channels=16, cells=8)
 
     def compare(self, step: Callable[[str, Work], Step], work: Work) -> dict[str, Any]:
-        times = interleaved({name: step(name, work) for name in self.engines}, self.device, self.repeats)
+        times = interleaved(
+            {name: step(name, work) for name in self.engines}, self.device, self.repeats, warmup=1 + SEEN
+        )
         quick = [name for name in self.engines if not name.startswith("reference")]
         slow = [name for name in self.engines if name.startswith("reference")]
         found = {f"{fast} against {base}": ratios(times, base, fast) for base in slow for fast in quick}
@@ -83,9 +89,17 @@ def memory(bench: Bench) -> dict[str, Any]:
     return {"mib": peaks, "ratio": {name: peak / peaks["reference"] for name, peak in peaks.items()}}
 
 
+def kernels(bench: Bench) -> dict[str, Any]:
+    """Kernels that the passes of a search step start on a GPU, C=16, 8 cells; counted, so the same on every machine."""
+    work = Work("meta", 64, channels=16, cells=8)
+    counts = {engine: counted(engine, work) for engine in ("reference", "float32")}
+    reference, engine = (sum(found.values()) for found in counts.values())
+    return {"counts": counts, "ratio": reference / engine}
+
+
 def hard(bench: Bench) -> dict[str, Any]:
     """A weight step of a hard mix (one operation per edge, drawn anew each time) as a share of a soft one."""
-    engine = bench.engines[-1]
+    engine = bench.plain
     _, weight_step = search_halves(engine, bench.search)
     generator = torch.Generator().manual_seed(0)
     runs = {"soft": lambda: weight_step(None), "hard": lambda: weight_step(random_choices(generator))}
@@ -106,7 +120,7 @@ def growth(bench: Bench) -> dict[str, Any]:
     }
     found = {}
     for name, column in tables.items():
-        steps = {str(n): search_step(bench.engines[-1], work) for n, work in column.items()}
+        steps = {str(n): search_step(bench.plain, work) for n, work in column.items()}
         times = interleaved(steps, bench.device, max(2, bench.repeats // 2))
         first = next(iter(times))
         found[name] = {n: {"growth": ratios(times, n, first)["median"], **spread(t)} for n, t in times.items()}
@@ -145,7 +159,7 @@ def start(bench: Bench) -> dict[str, Any]:
 
 
 SECTIONS: dict[str, Section] = {
-    section.__name__: section for section in (search, retrain, memory, hard, growth, loader, start)
+    section.__name__: section for section in (search, retrain, memory, kernels, hard, growth, loader, start)
 }
 
 

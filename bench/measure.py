@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from bench.work import Work, search_step
+from nas.graphs import SEEN
 
 Times = dict[str, list[float]]
 
@@ -77,7 +78,8 @@ def peak_memory(engine: str, work: Work) -> float:
     if work.device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        step()
+        for _ in range(2 + SEEN):  # graphs are recorded on the way
+            step()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     before = status("VmRSS")
     step()

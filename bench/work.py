@@ -65,8 +65,15 @@ def arithmetic(engine: str, device: str) -> AbstractContextManager[None]:
     return torch.autocast(device, torch.bfloat16) if bf16 else nullcontext()
 
 
+def arithmetic_of(engine: str) -> tuple[str, bool]:
+    """The precision of an engine, and whether its passes are replayed from graphs: bf16-graphs, for instance."""
+    precision, _, started = engine.partition("-")
+    return precision, started == "graphs"
+
+
 def search_step(engine: str, work: Work) -> Step:
-    """One architecture and one weight update. `engine`: reference, reference-bf16, float32 or bf16."""
+    """One architecture and one weight update. `engine`: reference, reference-bf16, or float32 or bf16 of the engine, on
+    a GPU also float32-graphs or bf16-graphs."""
     alpha_step, weight_step = search_halves(engine, work)
 
     def step() -> Tensor:
@@ -82,7 +89,7 @@ def search_halves(engine: str, work: Work) -> tuple[Step, Callable[[HardMix | No
     space, reference = get_space("darts"), engine.startswith("reference")
     supernet = space.supernet(work.form, work.size, reference)
     device = torch.device(work.device)
-    network = supernet.to(device) if reference else place(supernet, device, engine)
+    network = supernet.to(device) if reference else place(supernet, device, *arithmetic_of(engine))
     images, labels = work.batches(torch.contiguous_format if reference else torch.channels_last)
     alphas = [(1e-3 * torch.randn(len(EDGES), len(PRIMITIVES))).to(device).requires_grad_() for _ in KINDS]
     alpha_optimiser = torch.optim.Adam(alphas, 3e-4, (0.5, 0.999), weight_decay=1e-3)
@@ -144,7 +151,7 @@ def retrain_step(engine: str, work: Work) -> Step:
     torch.manual_seed(0)
     reference, device = engine.startswith("reference"), torch.device(work.device)
     network = get_space("darts").network(GENOTYPES["DARTS_V2"], work.form, work.size, auxiliary=True)
-    network = network.to(device) if reference else place(network, device, engine)
+    network = network.to(device) if reference else place(network, device, *arithmetic_of(engine))
     images, labels = work.batches(torch.contiguous_format if reference else torch.channels_last)
     return retraining(network, images, labels, lambda: arithmetic(engine, work.device), not reference or None)
 

@@ -27,6 +27,13 @@ class Runtime(Section):
     threads: int = Field(ge=1, le=256)
     precision: Literal["float32", "bf16"]
     deterministic: bool
+    graphs: bool
+
+    @model_validator(mode="after")
+    def graphs_are_of_cuda(self) -> Self:
+        if self.graphs and self.device != "cuda":
+            raise ValueError(f"'graphs' is true, but 'device' is {self.device}: CUDA graphs need cuda, expected false")
+        return self
 
 
 class Slice(Section):

@@ -10,19 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from nas.config import Runtime
+from nas.graphs import Graphs
 
 SMALL = 2**19  # multiplications of a 1x1 convolution of the map
 
 
-def place(network: nn.Module, device: torch.device, precision: str) -> nn.Module:
+def place(network: nn.Module, device: torch.device, precision: str, graphs: bool = False) -> nn.Module:
     """The network on the device, channels last; it gives float32 logits whatever it computes in.
 
     With `bf16` its forward pass runs under autocast: matrix products and convolutions in bfloat16 (and so their
-    gradients), sums and the weights themselves in float32.
+    gradients), sums and the weights themselves in float32. With `graphs` training passes on a GPU are recorded and
+    replayed (nas.graphs).
     """
     network = network.to(device).to(memory_format=torch.channels_last)
     if precision == "bf16":
         setattr(network, "forward", _cast(network.forward, device))  # noqa: B010 (mypy minds a method that is assigned)
+    if graphs:
+        setattr(network, "forward", Graphs(network))  # noqa: B010
     return network
 
 
@@ -57,4 +61,5 @@ def describe(runtime: Runtime, device: torch.device) -> str:
     kernels = "deterministic kernels" if runtime.deterministic else "fastest kernels"
     dense = device.type != "cpu" or runtime.precision == "bf16"
     form = "supernet convolutions merged" if dense else "supernet convolutions factored, merged on small maps"
+    kernels += ", replayed from graphs" if runtime.graphs else ""
     return f"engine: {where}, {runtime.precision}, channels-last, {form}, {kernels}, torch {torch.__version__}"

@@ -52,6 +52,7 @@ def run_retrain(work: "Trial") -> None:
                 data,
                 image_form(data.spec),
                 work.config.runtime.precision,
+                work.config.runtime.graphs,
             )
             label = {"architecture": entry["name"], "seed": seed}
 

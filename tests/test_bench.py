@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bench import channels, ranking
+from bench.kernels import Kernels, kernels
 from bench.work import Work, random_choices, retrain_step, search_halves, search_step
 from nas.spaces.channel_masks import closed, dead_node, uniform
 from nas.spaces.channel_sizes import effective
@@ -32,6 +33,19 @@ def test_fewer_operations_are_what_runs():
     _, weight_step = search_halves("float32", Work("cpu", 4, 4, 3, side=8, ops=("skip_connect", "sep_conv_3x3")))
     assert weight_step(None).isfinite()
     assert weight_step(random_choices(torch.Generator().manual_seed(0))).isfinite()
+
+
+def test_kernels_are_what_moves_data_and_optimisers_are_not_counted():
+    x = torch.zeros(2, 3, device="meta", requires_grad=True)
+    with Kernels() as seen:
+        y = (2 * x).t().reshape(6).relu()  # a product, a copy, a ReLU
+        y.sum().backward()  # a sum, ones to begin with, the ReLU's gradient, the product's, which is copied to x
+    assert seen.count == 3 + 5
+    small = Work("meta", 4, channels=4, cells=3, side=8)
+    for engine in ("reference", "float32"):
+        found = kernels(engine, small)
+        assert found == kernels(engine, small)
+    assert sum(kernels("float32", small).values()) < sum(kernels("reference", small).values()) / 3
 
 
 @pytest.mark.parametrize("share", channels.SHARES)

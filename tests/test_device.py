@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from nas import graphs
 from nas.contracts import ImageForm
 from nas.data.dataset import Batch, ImageSet, Stream, load_split
 from nas.spaces.genotypes import GENOTYPES
@@ -127,6 +128,27 @@ def test_no_batch_waits_for_the_device(augment, device):
 
 
 @needs_gpu
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_retraining_on_a_gpu_is_the_same_bits_from_graphs(config, prepared, precision, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(graphs, "SEEN", 0)
+    prepare_device(config.runtime.model_copy(update={"device": "cuda"}))
+    data = there(load_split(prepared, "retrain", torch.device("cpu")), CUDA)
+    form = ImageForm(*data.spec.shape, classes=data.spec.classes)
+    recipe = config.retrain.model_copy(update={"ema": 0.9})
+    found = []
+    for replayed in (False, True):
+        job = RetrainJob(
+            recipe, get_space("darts"), GENOTYPES["PDARTS"], "darts-0 main", 0, data, form, precision, replayed
+        )
+        losses = []
+        for epoch in range(2):
+            job.start_epoch(epoch)
+            losses += [job.step(epoch, step).means() for step in range(job.steps)]
+        found.append((losses, [value.tolist() for value in job.result().state_dict().values()]))
+    assert found[1] == found[0]
+
+
+@needs_gpu
 @pytest.mark.parametrize("augment", [FULL, BOXES, COLOURS], ids=["full", "boxes", "colours"])
 def test_batches_are_the_same_bits_on_a_gpu(augment):
     far = Stream(there(image_set(), CUDA), 6, augment, 0).epoch(0)
@@ -135,8 +157,9 @@ def test_batches_are_the_same_bits_on_a_gpu(augment):
         assert torch.equal(batch_there.labels.cpu(), batch_here.labels)
 
 
-def of_search(config, prepared, method: str, precision: str, device: torch.device) -> SearchJob:  # noqa: F811
-    runtime = config.runtime.model_copy(update={"device": device.type, "precision": precision})
+def of_search(config, prepared, method: str, precision: str, device: torch.device, replayed: bool = False) -> SearchJob:  # noqa: F811
+    changes = {"device": device.type, "precision": precision, "graphs": replayed}
+    runtime = config.runtime.model_copy(update=changes)
     prepare_device(runtime)
     return SearchJob(config.model_copy(update={"runtime": runtime}), method, 0, prepared, device)
 
@@ -144,11 +167,18 @@ def of_search(config, prepared, method: str, precision: str, device: torch.devic
 @needs_gpu
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("method", SEARCHED)
-def test_a_search_on_a_gpu_is_the_same_bits_again_and_after_a_stop(config, prepared, method, precision, tmp_path):  # noqa: F811
-    def outcome(name: str, stops: bool) -> tuple[Any, Any]:
+def test_a_search_on_a_gpu_is_the_same_bits_again_after_a_stop_and_from_graphs(
+    config,  # noqa: F811
+    prepared,  # noqa: F811
+    method,
+    precision,
+    tmp_path,
+    monkeypatch,
+):
+    def outcome(name: str, stops: bool = False, replayed: bool = False) -> tuple[Any, Any]:
         stop = Stop()
         checkpoint = Checkpoint(tmp_path / name / "job.pt", stop)
-        job = of_search(config, prepared, method, precision, CUDA)
+        job = of_search(config, prepared, method, precision, CUDA, replayed)
         if stops:
             own: Any = job.method.step
 
@@ -164,9 +194,11 @@ def test_a_search_on_a_gpu_is_the_same_bits_again_and_after_a_stop(config, prepa
         history = run(job, checkpoint, lambda row: None).history
         return history, job.method.search_state()
 
-    first = outcome("first", stops=False)
-    assert outcome("again", stops=False) == first
+    first = outcome("first")
+    assert outcome("again") == first
     assert outcome("resumed", stops=True) == first
+    monkeypatch.setattr(graphs, "SEEN", 0)
+    assert outcome("replayed", replayed=True) == first
 
 
 @needs_gpu

@@ -30,6 +30,7 @@ FLOORS = {
     "nas.contracts": 1,
     "nas.distributions": 1,
     "nas.engine": 1,
+    "nas.graphs": 1,
     "nas.records": 1,
     "nas.collapse": 1,
     "nas.complexity": 1,

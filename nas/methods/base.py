@@ -34,11 +34,12 @@ class Setting:
     device: torch.device
     precision: str
     steps: int
+    graphs: bool = False
     task: Classification = field(default_factory=Classification)
 
     def place(self, network: nn.Module) -> nn.Module:
         """As every network here runs (nas.engine)."""
-        return place(network, self.device, self.precision)
+        return place(network, self.device, self.precision, self.graphs)
 
 
 @dataclass(frozen=True)

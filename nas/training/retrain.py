@@ -36,6 +36,7 @@ class RetrainJob(Job):
         data: ImageSet,
         form: ImageForm,
         precision: str,
+        graphs: bool = False,
     ) -> None:
         self.recipe, self.space = recipe, space
         self.name, self.device = f"retrain {identity}, seed {seed}", data.images.device
@@ -44,7 +45,7 @@ class RetrainJob(Job):
         self.epochs, self.steps, self.images = recipe.epochs, self.stream.steps, len(data)
         seed_everything("retrain", identity, seed)
         network = space.trainee(architecture, form, recipe, auxiliary=recipe.auxiliary_weight > 0)
-        self.network = place(network, self.device, precision)
+        self.network = place(network, self.device, precision, graphs)
         self.parameters = list(self.network.parameters())
         self.average = Average(self.network, recipe.ema) if recipe.ema else None
         self.earlier: dict[int, Weights] = {}  # of the last epochs before the last, where these are measured, too

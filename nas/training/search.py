@@ -36,9 +36,10 @@ class SearchJob(Job):
         self.name, self.device = f"search {method}-{seed}", device
         self.steps, self.images = self.train.steps, len(train)
         seed_everything("search", method, seed)
-        precision = config.runtime.precision
+        runtime = config.runtime
         self.space = get_space(params.space)
-        setting = Setting(self.space, image_form(train.spec), common, device, precision, self.steps)
+        form, precision = image_form(train.spec), runtime.precision
+        setting = Setting(self.space, form, common, device, precision, self.steps, runtime.graphs)
         self.method: SearchMethod[Any] = method_module(method).Method(params, setting)
         self.epochs = self.method.epochs
         self.collapsed: dict[str, str] = {}  # as it was after the last epoch

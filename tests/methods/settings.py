@@ -121,11 +121,13 @@ def common(**changes: Any) -> SearchCommon:
     return SearchCommon.model_validate({**PRESET["common"], **small, **changes})
 
 
-def setting(space: str = "darts", form: ImageForm = FORM, device: torch.device = CPU, **changes: Any) -> Setting:
+def setting(
+    space: str = "darts", form: ImageForm = FORM, device: torch.device = CPU, graphs: bool = False, **changes: Any
+) -> Setting:
     if space.startswith("nasbench201"):
         changes = {"cells": 5, **changes}  # its smallest
     chosen = remembering(space) if space in REMEMBERED else get_space(space)
-    return Setting(chosen, form, common(**changes), device, "float32", steps=STEPS)
+    return Setting(chosen, form, common(**changes), device, "float32", STEPS, graphs)
 
 
 def build(name: str, seed: int = 0, method: dict[str, Any] | None = None, **changes: Any) -> Any:

@@ -60,7 +60,9 @@ def test_seeding_gives_the_same_numbers_and_its_state_comes_back():
 
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_one_switch_sets_threads_and_kernels(switches, deterministic):
-    device = prepare_device(Runtime(device="cpu", threads=2, precision="float32", deterministic=deterministic))
+    device = prepare_device(
+        Runtime(device="cpu", threads=2, precision="float32", deterministic=deterministic, graphs=False)
+    )
     assert device == CPU
     assert torch.get_num_threads() == 2
     assert torch.are_deterministic_algorithms_enabled() == deterministic
@@ -71,4 +73,4 @@ def test_one_switch_sets_threads_and_kernels(switches, deterministic):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_missing_gpu_is_an_error_that_names_the_key(switches):
     with pytest.raises(DeviceError, match=r"params\.yaml: 'runtime\.device' is 'cuda', but torch .* finds no GPU"):
-        prepare_device(Runtime(device="cuda", threads=1, precision="float32", deterministic=True))
+        prepare_device(Runtime(device="cuda", threads=1, precision="float32", deterministic=True, graphs=False))
