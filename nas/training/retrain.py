@@ -117,6 +117,7 @@ class Average:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network, self.decay, self.steps = copy.deepcopy(network), decay, 0
+        vars(self.network).pop("forward", None)  # as nas.engine placed it, it runs the network that is trained
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:

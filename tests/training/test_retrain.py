@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 
 from nas.contracts import ImageForm
 from nas.data.dataset import Stream, load_split
+from nas.engine import place
 from nas.spaces.architecture import ChannelArchitecture
 from nas.spaces.channel_masks import Gates, every, uniform
 from nas.spaces.genotypes import GENOTYPES
@@ -202,6 +203,20 @@ def test_what_is_measured_can_be_the_moving_average_of_the_weights(retrain_job):
             assert torch.equal(average[name], last), name  # a count is a count
     assert not torch.equal(average["classifier.weight"], kept[-1]["classifier.weight"])
     assert retrain_job().result() is not job.result()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_the_average_runs_its_own_weights(retrain_job, precision):
+    job = retrain_job(ema=0.5, precision=precision)
+    job.start_epoch(0)
+    for step in range(3):
+        job.step(0, step)
+    images = job.stream.batch(0, 0).images
+    alone = job.space.network(GENOTYPES["PDARTS"], FORM, job.recipe, auxiliary=True)
+    alone.load_state_dict(job.result().state_dict())
+    placed = place(alone, torch.device("cpu"), "float32").eval()
+    assert torch.equal(job.result().eval()(images)[0], placed(images)[0])
+    assert not torch.equal(job.result()(images)[0], job.network.eval()(images)[0])
 
 
 def test_an_average_goes_on_with_the_same_bits(retrain_job):
