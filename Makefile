@@ -44,8 +44,6 @@ $(STAMP): requirements.lock
 
 repro: setup ## dvc repro, JOBS trials at a time: what is stale runs; then print the table
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.launch $(if $(JOBS),--jobs $(JOBS))
-	@cat report/table.md
-	@echo "Figures, cells and provenance: report/index.html"
 
 status: setup ## say what `make repro` would run
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc status
@@ -54,6 +52,8 @@ ui: setup ## open the MLflow view of the runs
 	@$(BIN)/python -m stages.track ui
 
 preset: setup ## write presets/NAME.yaml into params.yaml (NAME=cifar10 RECIPE=fast DATA=cifar100); without NAME list them
+	@test -n "$(NAME)" || test -z "$(RECIPE)$(DATA)" || { \
+	  echo "preset: RECIPE and DATA go with a NAME: make preset NAME=cifar10 RECIPE=fast DATA=cifar100" >&2; exit 2; }
 	@$(BIN)/python -m stages.preset $(if $(NAME),use $(NAME) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(DATA),--data $(DATA)),list)
 
 ablation: setup ## run presets/ablations/NAME.yaml over params.yaml, print its table; without NAME list them

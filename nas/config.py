@@ -139,8 +139,8 @@ class Data(Section):
 
     @model_validator(mode="after")
     def keys_that_go_together(self) -> Self:
-        if (self.name == "arrays") != (self.sha256 is not None):
-            raise ValueError("'sha256' is required with name: arrays, and null with any other")
+        if self.sha256 is not None and self.name not in ("arrays", "folder"):
+            raise ValueError("'sha256' is for name: arrays and name: folder; leave it null")
         if self.image_size is not None and self.name != "folder":
             raise ValueError("'image_size' is for name: folder; leave it null")
         return self
@@ -188,6 +188,12 @@ class WeightOptimiser(Section):
     momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0)
     clip: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def lr_falls(self) -> Self:
+        if self.lr_min > self.lr:
+            raise ValueError(f"'lr_min' is {self.lr_min}: expected at most the {self.lr} of 'lr'")
+        return self
 
 
 class SearchCommon(Size, WeightOptimiser):

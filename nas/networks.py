@@ -18,6 +18,8 @@ from nas.spaces.registry import get_space
 from nas.training.retrain import DESCRIPTION, load_weights
 from nas.training.search import image_form
 
+EXPECTED = "runs/<key>/weights/<architecture>-<seed>.safetensors"
+
 
 class Classifier(nn.Module):
     """A found network behind the normalisation that it was trained with, in evaluation mode.
@@ -36,6 +38,12 @@ class Classifier(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
+        """Raises ValueError for images of another shape, or of whole numbers."""
+        if images.shape[1:] != self.spec.shape or not images.is_floating_point():
+            raise ValueError(
+                f"images are {images.dtype} {list(images.shape)}, expected floats from 0 to 1, [B, "
+                f"{', '.join(map(str, self.spec.shape))}]"
+            )
         logits: Tensor = self.network((images - self.mean) / self.std)[0]
         return logits
 
@@ -63,12 +71,12 @@ def described(path: Path) -> Mapping[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise RecordError(f"{path}: no such file; expected runs/<key>/weights/<architecture>-<seed>.safetensors")
+        raise RecordError(f"{path}: no such file; expected {EXPECTED}")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise RecordError(f"{path}: no readable weights ({error}); retrain writes them, `dvc repro` again") from None
+        raise RecordError(f"{path}: not a readable file of weights ({error}); expected {EXPECTED}") from None
     if DESCRIPTION not in metadata:
         raise RecordError(f"{path}: does not say which network its weights are of; expected a file that retrain wrote")
     try:

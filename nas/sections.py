@@ -44,9 +44,13 @@ def _line(place: tuple[str, ...], found: list[Any], model: type[BaseModel], pref
         return unknown(key, _place(found[0], model)[1], source)
     if found[0]["type"] == "missing":
         return f"{source}: '{key}' is missing."
-    messages = [detail["msg"].removeprefix("Value error, ") for detail in found]
+    messages = [
+        detail["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("Tuple", "List")  # as YAML says
+        for detail in found
+    ]
     told = ", or ".join(f"{message[0].lower()}{message[1:]}" for message in dict.fromkeys(messages))
     value = found[0]["input"]
+    value = list(value) if isinstance(value, tuple) else value
     shown = "" if isinstance(value, dict | BaseModel) else f" is {value!r}"
     return f"{source}: '{key}'{shown}: {told}."
 

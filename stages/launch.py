@@ -6,16 +6,19 @@ and whatever is left. Results are those of `dvc repro`: the order of the work ch
 """
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
 from typing import IO, Annotated
 
 import typer
+import yaml
 
 from stages.common import clear_errors, load
 
@@ -24,7 +27,42 @@ CPU_JOBS = 2
 JobsOption = Annotated[
     int | None, typer.Option(min=1, help=f"Trials side by side; by default {CPU_JOBS} on a CPU, else one per GPU.")
 ]
+LOCK, BUSY = Path("dvc.lock"), Path(".dvc/tmp/rwlock")
 app = typer.Typer(add_completion=False)
+
+
+class LaunchError(ValueError):
+    """Nothing can be launched as things are."""
+
+
+def refuse_broken_lock() -> None:
+    """A kill in the middle of DVC's writing leaves half of dvc.lock; DVC then names a line of it, and no remedy."""
+    try:
+        whole = not LOCK.exists() or isinstance(yaml.safe_load(LOCK.read_text()), dict)
+    except yaml.YAMLError:
+        whole = False
+    if not whole:
+        raise LaunchError(
+            f"{LOCK}: cut short, as by a kill while it was written; bring it back with `git checkout {LOCK}`. Stages "
+            "that were done since come back from DVC's cache."
+        )
+
+
+def refuse_company() -> None:
+    """What a killed launcher left at work would make DVC fail at the first stage, in words that tell nobody why."""
+    try:
+        held = json.loads(BUSY.read_text())
+    except (OSError, ValueError):
+        return
+    reading = [info for infos in held.get("read", {}).values() for info in infos]
+    for pid in sorted({info["pid"] for info in [*reading, *held.get("write", {}).values()]}):
+        command = Path(f"/proc/{pid}/cmdline")
+        said = command.read_bytes().replace(b"\0", b" ").decode(errors="replace") if command.exists() else ""
+        if "dvc" in said and " repro " in said:
+            raise LaunchError(
+                f"process {pid} of an earlier run still works here ({said.strip()}); wait until it is done, or stop it "
+                f"with `kill -- -{pid}`: what it did up to then is kept"
+            )
 
 
 class Launcher:
@@ -36,6 +74,7 @@ class Launcher:
             self.devices.put(device)
         self.children: set[subprocess.Popen[bytes]] = set()
         self.stopped = 0  # the signal that asked for it
+        self.killed = False  # a child, by somebody else
 
     def run(self, *arguments: str, device: str = "") -> bool:
         """One DVC command; whether it went well."""
@@ -55,6 +94,7 @@ class Launcher:
             self.signal(child)
         code = child.wait()
         self.children.discard(child)
+        self.killed |= code < 0
         return code == 0
 
     def trial(self, key: str) -> bool:
@@ -97,13 +137,18 @@ def visible() -> list[str]:
 @clear_errors
 def launch(jobs: JobsOption = None) -> None:
     """Run the pipeline, several trials at a time; stages that are up to date are passed over."""
+    refuse_broken_lock()
+    refuse_company()
     asked = subprocess.Popen([sys.executable, "-m", "dvc", "status", "--quiet"])  # beside the check of params.yaml
     try:
         config = load()
     finally:
         stale = asked.wait() != 0
     if not stale:
+        from stages.report import show
+
         print("Everything is up to date.")
+        show()
         return
     places = slots(jobs, config.runtime.device)
     launcher = Launcher(places)
@@ -116,7 +161,8 @@ def launch(jobs: JobsOption = None) -> None:
         outcomes = dict(zip(keys, pool.map(launcher.trial, keys), strict=True))
     failed = [key for key, good in outcomes.items() if not good]
     if failed:
-        print(f"error: trials that did not finish: {', '.join(failed)}; run again to go on", file=sys.stderr)
+        remedy = "run again to go on" if launcher.stopped or launcher.killed else "what was wrong stands above"
+        print(f"error: trials that did not finish: {', '.join(failed)}; {remedy}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0 if launcher.run("repro") else 1)
 

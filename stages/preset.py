@@ -72,10 +72,15 @@ def use(
     data: DataOption = "",
     params: Path = typer.Option(PARAMS, help="The file to write."),
 ) -> None:
-    """Write preset NAME, merged and validated, into params.yaml; what was written there by hand goes."""
+    """Write preset NAME, merged and validated, into params.yaml; what stood there is kept beside."""
     from nas.records import write_text
 
     text = render(name, recipe, data)  # all that can be refused is refused here, before anything is written
+    before = params.parent / ".nas" / "params.before.yaml"
+    if params.is_file() and (old := params.read_text(encoding="utf-8")) != text:
+        before.parent.mkdir(exist_ok=True)
+        write_text(before, old)
+        typer.echo(f"What stood in {params} is in {before}")
     write_text(params, text)
     typer.echo(f"{params} is now {source(name, recipe, data)}. Next: make repro")
     if needed := said_of_data(path_in(DATA, data) if data else path_of(name)):

@@ -32,13 +32,9 @@ def main(
 
 
 def show() -> None:
-    """Print the table that was written, and where the page is."""
-    from rich.console import Console
-    from rich.markdown import Markdown
-
-    console = Console()
-    console.print(Markdown((REPORT / "table.md").read_text(encoding="utf-8")))
-    console.print(f"[bold]{REPORT / 'index.html'}[/bold]")
+    """Print the table that was written, whole however narrow the terminal is, and where the page is."""
+    typer.echo((REPORT / "table.md").read_text(encoding="utf-8"))
+    typer.echo(f"Figures, cells and provenance: {REPORT / 'index.html'}")
 
 
 if __name__ == "__main__":

@@ -107,10 +107,11 @@ def test_no_key_has_a_default(key):
         ({"retrain__lr": float("inf")}, "'retrain.lr' is inf: input should be a finite number."),
         ({"retrain__lr": float("nan")}, "'retrain.lr' is nan: input should be a finite number."),
         ({"runtime__device": "gpu"}, "'runtime.device' is 'gpu': input should be 'cpu' or 'cuda'."),
-        ({"seeds": []}, "'seeds' is (): tuple should have at least 1 item after validation, not 0."),
+        ({"seeds": []}, "'seeds' is []: list should have at least 1 item after validation, not 0."),
         ({"retrain__seeds": [2**31]}, "'retrain.seeds.0' is 2147483648: input should be less than 2147483648."),
         ({"seeds": [1, 1]}, "'seeds' is [1, 1]: a value stands twice."),
         ({"methods": ["darts", "darts"]}, "'methods' is ['darts', 'darts']: a value stands twice."),
+        ({"search__common__lr_min": 0.5}, "'search.common': 'lr_min' is 0.5: expected at most the 0.025 of 'lr'."),
         ({"retrain__warmup_epochs": 10}, "'retrain': 'warmup_epochs' is 10: expected less than the 10 epochs."),
         (
             {"search__darts__warmup_epochs": 3},
@@ -161,7 +162,7 @@ def test_an_impossible_value_is_named_with_what_is_allowed(changes, message):
         ({"runtime__deterministic": 1}, "'runtime.deterministic' is 1: input should be a valid boolean."),
         ({"data__root": None}, "'data.root' is None: input should be a valid string."),
         ({"retrain": 3}, "'retrain' is 3: input should be a valid dictionary or instance of Retrain."),
-        ({"seeds": 3}, "'seeds' is 3: input should be a valid tuple."),
+        ({"seeds": 3}, "'seeds' is 3: input should be a valid list."),
         ({"search": None}, "'search' is None: input should be a valid dictionary."),
     ],
 )
@@ -241,11 +242,12 @@ def test_the_best_of_more_epochs_than_there_are_is_refused():
     assert "'best_of_last' is 11: expected at most the 10 epochs" in refused(retrain__best_of_last=11)
 
 
-def test_arrays_need_a_checksum_and_nothing_else_takes_one():
-    message = "params.yaml: 'data': 'sha256' is required with name: arrays, and null with any other."
-    assert refused(data__name="arrays") == message
+def test_arrays_and_folders_take_a_checksum_and_nothing_else_does():
+    message = "params.yaml: 'data': 'sha256' is for name: arrays and name: folder; leave it null."
     assert refused(data__sha256="0" * 64) == message
-    assert parse(data__name="arrays", data__sha256="0" * 64).data.sha256 == "0" * 64
+    for name in ("arrays", "folder"):
+        assert parse(data__name=name, data__sha256="0" * 64).data.sha256 == "0" * 64
+        assert parse(data__name=name).data.sha256 is None  # prepare says what it is
     assert "'data.sha256' is 'abc'" in refused(data__name="arrays", data__sha256="abc")
     assert "'image_size' is for name: folder" in refused(data__image_size=32)
 

@@ -93,7 +93,7 @@ def split(data: config.Data, name: str, parts: Parts) -> Labels:
     indices = np.sort(found).astype(np.int64)
     if name in FITTED:
         remedy = "set data.stratified: true or change the bounds" if isinstance(wanted, str) else "name another array"
-        _refuse_missing_class(f"'data.splits.{name}' is '{wanted}'", part.labels[indices], parts.class_names, remedy)
+        _refuse_missing_class(f"'data.splits.{name}' is '{wanted}'", part.labels, indices, parts.class_names, remedy)
     return indices
 
 
@@ -141,10 +141,14 @@ def interleaved(labels: Labels) -> Labels:
     return np.argsort(place, kind="stable").astype(np.int64)
 
 
-def _refuse_missing_class(split: str, labels: Labels, class_names: tuple[str, ...], remedy: str) -> None:
+def _refuse_missing_class(
+    split: str, labels: Labels, indices: Labels, class_names: tuple[str, ...], remedy: str
+) -> None:
     """A source sorted by class and a plain slice would leave whole classes untrained without a word."""
-    missing = np.setdiff1d(np.arange(len(class_names)), labels)
+    missing = np.setdiff1d(np.arange(len(class_names)), labels[indices])
     if len(missing):
+        if (count := int((labels == missing[0]).sum())) < 2:  # no slices give it to both halves of a search
+            remedy = f"the part has {count} of it, and both halves of a search need one: bring more, or leave it out"
         raise DataError(
             f"params.yaml: {split} and holds no image of class '{class_names[missing[0]]}'"
             f" ({len(missing)} of {len(class_names)} classes missing); {remedy}."

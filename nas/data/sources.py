@@ -4,6 +4,7 @@ Shapes: images uint8 [N, H, W, C], labels int64 [N] in 0 .. classes - 1, in the 
 """
 
 import hashlib
+import io
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -173,7 +174,7 @@ def _fetch(data: config.Data, folder: Path, name: str, md5: str, mirrors: list[s
 @register_source("arrays")
 def arrays(data: config.Data, root: Path) -> Parts:
     """One .npz file: train_images, train_labels, test_images, test_labels; other arrays are ignored."""
-    loaded = _read_arrays(root, str(data.sha256))
+    loaded = _read_arrays(root, data.sha256)
     parts = {}
     for part in ("train", "test"):
         images = _checked_images(root, f"{part}_images", loaded[f"{part}_images"])
@@ -187,10 +188,11 @@ def arrays(data: config.Data, root: Path) -> Parts:
     return Parts(train, test, _numbered_classes(root, train.labels, test.labels))
 
 
-def _read_arrays(path: Path, sha256: str) -> dict[str, npt.NDArray[Any]]:
+def _read_arrays(path: Path, sha256: str | None) -> dict[str, npt.NDArray[Any]]:
     """The four arrays."""
     if not path.is_file():
-        raise DataError(f"{path}: no such file; with name: arrays, data.root is the .npz file itself.")
+        found = "a folder" if path.is_dir() else "no such file"
+        raise DataError(f"{path}: {found}; with name: arrays, data.root is the .npz file itself.")
     loaded = _read_npz(path, sha256, "data", ARRAYS)
     missing = [key for key in ARRAYS if key not in loaded]
     if missing:
@@ -212,16 +214,22 @@ def read_positions(path: Path, array: str, sha256: str, name: str) -> Labels:
     return found.astype(np.int64)
 
 
-def _read_npz(path: Path, sha256: str, section: str, keys: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
+def _refuse_other(path: Path, found: str, stated: str | None, key: str) -> None:
+    """Results say which data they come from, so the checksum is stated beside the parameters."""
+    if stated is None:
+        raise DataError(f"{path}: '{key}' is null, expected the checksum, so that results say whose they are: {found}")
+    if found != stated:
+        raise DataError(
+            f"{path}: sha256 is {found}, expected {stated} ({key}); bring the right data, or state their checksum if"
+            " you trust them."
+        )
+
+
+def _read_npz(path: Path, sha256: str | None, section: str, keys: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
     """Those of the arrays that the file has, read from the very bytes whose checksum was compared."""
     broken = (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256:
-            raise DataError(
-                f"{path}: sha256 is {found}, expected {sha256} ({section}.sha256); bring the right file, or state its"
-                " checksum if you trust it."
-            )
+        _refuse_other(path, hashlib.file_digest(file, "sha256").hexdigest(), sha256, f"{section}.sha256")
         file.seek(0)
         try:
             with np.load(file, allow_pickle=False) as archive:
@@ -232,7 +240,9 @@ def _read_npz(path: Path, sha256: str, section: str, keys: tuple[str, ...]) -> d
 
 def _checked_images(path: Path, key: str, images: npt.NDArray[Any]) -> Images:
     found = f"{path}: '{key}' is {images.dtype} {list(images.shape)}"
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
+    if 0 in images.shape:
+        raise DataError(f"{found}, which holds no pixel; expected at least one image.")
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise DataError(f"{found}; expected uint8 [N, H, W] or [N, H, W, C] with values 0 to 255. Convert and save it.")
     if images.ndim == 3:
         images = images[..., None]
@@ -270,9 +280,12 @@ def _numbered_classes(path: Path, train: Labels, test: Labels) -> tuple[str, ...
 
 @register_source("folder")
 def folder(data: config.Data, root: Path) -> Parts:
-    """ImageFolder's layout: root/train/<class>/*, root/test/<class>/* (or val); classes and files in sorted order."""
-    train = root / "train"
-    test = root / "test" if (root / "test").is_dir() else root / "val"
+    """ImageFolder's layout: root/train/<class>/*, root/test/<class>/* (or val); classes and files in sorted order.
+
+    Its checksum is over the names, below root, and the bytes of all pictures, in that order.
+    """
+    train, digest = root / "train", hashlib.sha256()
+    test = root / "val" if (root / "val").is_dir() and not (root / "test").is_dir() else root / "test"
     names = _class_names(train)
     if _class_names(test) != names:
         alone = sorted(set(names) ^ set(_class_names(test)))
@@ -281,8 +294,10 @@ def folder(data: config.Data, root: Path) -> Parts:
             f" ({len(alone)} such); expected the same names in both."
         )
     size = data.image_size
-    first = _read_folder(train, names, size, None)
-    return Parts(first, _read_folder(test, names, size, first.images.shape[1:3]), names)
+    first = _read_folder(train, names, size, None, digest)
+    second = _read_folder(test, names, size, first.images.shape[1:3], digest)
+    _refuse_other(root, digest.hexdigest(), data.sha256, "data.sha256")
+    return Parts(first, second, names)
 
 
 def _class_names(part: Path) -> tuple[str, ...]:
@@ -294,19 +309,25 @@ def _class_names(part: Path) -> tuple[str, ...]:
     return names
 
 
-def _read_folder(part: Path, names: tuple[str, ...], size: int | None, form: tuple[int, ...] | None) -> Part:
+def _read_folder(
+    part: Path, names: tuple[str, ...], size: int | None, form: tuple[int, ...] | None, digest: Any
+) -> Part:
     """All images of a part; `form` is the (height, width) that they must have, the first image's when None."""
     files = [(path, label) for label, name in enumerate(names) for path in _image_files(part / name)]
-    form = form or _read_image(files[0][0], size).shape[:2]
-    images = np.empty((len(files), *form, 3), np.uint8)
+    images = None
     for index, (path, _) in enumerate(files):
-        image = _read_image(path, size)
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(part.parent).as_posix()}\0{len(content)}\0".encode() + content)
+        image = _read_image(path, content, size)
+        form = form or image.shape[:2]
         if image.shape[:2] != form:
             raise DataError(
                 f"{path}: {_pixels(image.shape)}, while the images before it have {_pixels(form)}; set data.image_size"
                 " to bring all to one size."
             )
+        images = np.empty((len(files), *form, 3), np.uint8) if images is None else images
         images[index] = image
+    assert images is not None  # every class has one
     return Part(images, np.array([label for _, label in files], np.int64))
 
 
@@ -321,12 +342,15 @@ def _image_files(folder: Path) -> list[Path]:
     return sorted(files, key=lambda path: path.as_posix())
 
 
-def _read_image(path: Path, size: int | None) -> Images:
-    """RGB [H, W, 3]; with `size` the short side is resized to it and the centre is cropped: [size, size, 3]."""
+def _read_image(path: Path, content: bytes, size: int | None) -> Images:
+    """The picture in the bytes of a file: RGB [H, W, 3].
+
+    With `size` the short side is resized to it and the centre is cropped: [size, size, 3].
+    """
     from PIL import Image
 
     try:
-        with Image.open(path) as opened:
+        with Image.open(io.BytesIO(content)) as opened:
             if opened.mode not in EIGHT_BIT:
                 raise DataError(f"{path}: pixels of mode {opened.mode}, expected 8 bits per channel; convert the file.")
             image = opened.convert("RGB")

@@ -214,6 +214,13 @@ class Method(SearchMethod[Params]):
                     f"{params.skip_mode} and mid_gates: {str(params.mid_gates).lower()} no network of {common.cells} "
                     f"cells and {common.channels} channels is below {bound}; raise it, or make the supernet smaller"
                 )
+            whole = getattr(self.whole, params.budget.kind)
+            if params.budget.value >= whole:
+                print(
+                    f"warning: search.tenas.budget.value is {params.budget.value:g} {params.budget.kind} and the whole "
+                    f"network has {whole}: nothing will be pruned",
+                    flush=True,
+                )
 
     # --- Gates
 

@@ -1,10 +1,13 @@
 import gzip
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from nas.config import Data
 from nas.data.sources import SOURCES, load_source, register_source
 from nas.data.spec import DataError
 from tests.data.samples import random_arrays, saved, section
@@ -109,7 +112,11 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path):
         ("train_images", np.zeros((24, 3, 8, 8), np.uint8), r"looks like \[N, C, H, W\]"),
         ("train_images", np.zeros((24, 64), np.uint8), r"uint8 \[24, 64\]; expected"),
         ("test_images", np.zeros((6, 9, 8, 3), np.uint8), r"'test_images' are \[9, 8, 3\]"),
-        ("test_images", np.zeros((0, 8, 8, 3), np.uint8), r"uint8 \[0, 8, 8, 3\]; expected"),
+        (
+            "test_images",
+            np.zeros((0, 8, 8, 3), np.uint8),
+            r"uint8 \[0, 8, 8, 3\], which holds no pixel; expected at",
+        ),
         ("train_labels", np.arange(24) % 3 + 1, "3 values from 1 to 3; expected 0 to K - 1"),
         ("train_labels", np.arange(24) % 2 * 2, "2 values from 0 to 2; expected 0 to K - 1"),
         ("train_labels", np.zeros(24, int), "K at least 2"),
@@ -132,9 +139,44 @@ def test_a_missing_array_is_named(tmp_path, key):
         load_source(saved(tmp_path, arrays))
 
 
+def of_folder(root: Path, **changes: Any) -> Data:
+    """The section of a folder, with the checksum of its pictures; of classes and files in sorted order."""
+    digest = hashlib.sha256()
+    parts = ["train", "test" if (root / "test").is_dir() else "val"]
+    for path in [file for part in parts for file in sorted(root.glob(f"{part}/*/*"))]:
+        content = path.read_bytes()
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + str(len(content)).encode() + b"\0" + content)
+    return section(name="folder", root=str(root), **{"sha256": digest.hexdigest(), **changes})
+
+
+@pytest.mark.parametrize("change", ["another byte", "another name", "one more"])
+def test_pictures_that_are_not_those_of_the_checksum_are_refused(tmp_path, change):
+    data = of_folder(pictures(tmp_path))
+    load_source(data)
+    first = tmp_path / "train" / "cat" / "1.png"
+    if change == "another byte":
+        picture(first, (1, 1, 1))
+    elif change == "another name":
+        first.rename(first.with_name("0.png"))
+    else:
+        picture(tmp_path / "test" / "dog" / "9.png", 3)
+    now = of_folder(tmp_path).sha256
+    with pytest.raises(DataError, match=rf"sha256 is {now}, expected {data.sha256} \(data\.sha256\); bring the right"):
+        load_source(data)
+
+
+def test_a_checksum_that_is_not_stated_is_asked_for_and_told(tmp_path):
+    stated = of_folder(pictures(tmp_path))
+    with pytest.raises(DataError, match=rf"'data\.sha256' is null, expected the checksum.*: {stated.sha256}$"):
+        load_source(of_folder(tmp_path, sha256=None))
+    arrays = saved(tmp_path, random_arrays())
+    with pytest.raises(DataError, match=rf"'data\.sha256' is null, .*: {arrays.sha256}$"):
+        load_source(arrays.model_copy(update={"sha256": None}))
+
+
 @pytest.mark.parametrize("test", ["test", "val"])
 def test_a_folder_is_read_in_sorted_order_as_rgb(tmp_path, test):
-    parts = load_source(section(name="folder", root=str(pictures(tmp_path, test))))
+    parts = load_source(of_folder(pictures(tmp_path, test)))
     assert parts.class_names == ("cat", "dog")
     assert parts.train.images[:, 0, 0].tolist() == [[0, 1, 2], [100] * 3, [10, 1, 2], [101] * 3]
     assert parts.train.labels.tolist() == [0, 0, 1, 1]
@@ -144,19 +186,19 @@ def test_a_folder_is_read_in_sorted_order_as_rgb(tmp_path, test):
 def test_test_goes_before_val(tmp_path):
     pictures(tmp_path)
     picture(tmp_path / "val" / "cat" / "1.png", (200, 0, 0))
-    assert load_source(section(name="folder", root=str(tmp_path))).test.images.max() == 10
+    assert load_source(of_folder(tmp_path)).test.images.max() == 10
 
 
 def test_images_of_another_size_are_named_with_the_remedy(tmp_path):
     picture(pictures(tmp_path) / "train" / "dog" / "0.png", 0, size=(9, 8))
     with pytest.raises(DataError, match=r"dog/0\.png: 9x8 pixels.*have 8x8.*set data\.image_size"):
-        load_source(section(name="folder", root=str(tmp_path)))
+        load_source(of_folder(tmp_path))
 
 
 def test_a_test_image_of_another_size_is_named_too(tmp_path):
     picture(pictures(tmp_path) / "test" / "cat" / "9.png", 0, size=(4, 4))
     with pytest.raises(DataError, match=r"test/cat/9\.png: 4x4 pixels"):
-        load_source(section(name="folder", root=str(tmp_path)))
+        load_source(of_folder(tmp_path))
 
 
 def test_image_size_resizes_the_short_side_and_crops_the_centre(tmp_path):
@@ -164,7 +206,7 @@ def test_image_size_resizes_the_short_side_and_crops_the_centre(tmp_path):
     wide[:, 24:40] = 250  # the middle 16 columns, all that a centred square keeps
     pictures(tmp_path)
     Image.fromarray(wide).save(tmp_path / "train" / "cat" / "1.png")
-    parts = load_source(section(name="folder", root=str(tmp_path), image_size=8))
+    parts = load_source(of_folder(tmp_path, image_size=8))
     assert parts.train.images.shape == (4, 8, 8, 3)
     assert (parts.train.images[0, :, 1:-1] == 250).all()  # bilinear resizing mixes the outermost columns alone
     assert (parts.train.images[1] == 100).all()
@@ -173,26 +215,26 @@ def test_image_size_resizes_the_short_side_and_crops_the_centre(tmp_path):
 def test_class_folders_must_match(tmp_path):
     picture(pictures(tmp_path) / "test" / "emu" / "1.png", 0)
     with pytest.raises(DataError, match="'emu' is in one of them alone"):
-        load_source(section(name="folder", root=str(tmp_path)))
+        load_source(of_folder(tmp_path))
 
 
 def test_sixteen_bit_pixels_are_refused(tmp_path):
     picture(pictures(tmp_path) / "train" / "cat" / "3.png", 40000, mode="I;16")
     with pytest.raises(DataError, match=r"3\.png: pixels of mode I;16, expected 8 bits"):
-        load_source(section(name="folder", root=str(tmp_path)))
+        load_source(of_folder(tmp_path))
 
 
 def test_a_broken_image_is_named(tmp_path):
     (pictures(tmp_path) / "train" / "cat" / "3.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"3\.png: not a readable image"):
-        load_source(section(name="folder", root=str(tmp_path)))
+        load_source(of_folder(tmp_path))
 
 
 def test_an_empty_class_and_a_missing_part_are_named(tmp_path):
     with pytest.raises(DataError, match="train: no such folder"):
-        load_source(section(name="folder", root=str(tmp_path)))
+        load_source(of_folder(tmp_path))
     pictures(tmp_path)
     (tmp_path / "train" / "emu").mkdir()
     (tmp_path / "test" / "emu").mkdir()
     with pytest.raises(DataError, match="emu: found no image"):
-        load_source(section(name="folder", root=str(tmp_path)))
+        load_source(of_folder(tmp_path))

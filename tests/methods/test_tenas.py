@@ -241,8 +241,9 @@ def test_the_gates_to_remove_are_rounded_up_but_not_by_rounding_errors():
     assert method.gates_to_remove(torch.arange(1000) < 710) == (10, 300.0), "the rest, not a whole share"
 
 
-def test_a_network_that_is_small_enough_loses_nothing():
+def test_a_network_that_is_small_enough_loses_nothing_and_says_so(capsys):
     method = whole_search(budget={"kind": "params", "value": 1e6})
+    assert "is 1e+06 params and the whole network has 7157: nothing will be pruned" in capsys.readouterr().out
     assert all(table.all() for table in method.open)
     assert len(method.events) == LAST * STEPS
 

@@ -79,7 +79,7 @@ def test_what_is_no_such_file_is_refused(trained, tmp_path):
     with pytest.raises(RecordError, match=r"none\.safetensors: no such file"):
         load_network(tmp_path / "none.safetensors")
     (tmp_path / "text.safetensors").write_text("weights")
-    with pytest.raises(RecordError, match=r"text\.safetensors: no readable weights"):
+    with pytest.raises(RecordError, match=r"text\.safetensors: not a readable file of weights"):
         load_network(tmp_path / "text.safetensors")
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(RecordError, match="does not say which network"):
@@ -97,11 +97,21 @@ def test_what_is_no_such_file_is_refused(trained, tmp_path):
     shutil.copy(path, cut)
     with cut.open("r+b") as file:
         file.truncate(path.stat().st_size // 2)
-    with pytest.raises(RecordError, match=r"cut\.safetensors: no readable weights"):
+    with pytest.raises(RecordError, match=r"cut\.safetensors: not a readable file of weights"):
         load_network(cut)
     refused = CliRunner().invoke(app, [str(path), str(tmp_path / "mine.onnx")])
     assert (refused.exit_code, refused.stderr.startswith("error: ")) == (1, True)
     assert not (tmp_path / "mine.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    "images",
+    [torch.rand(2, 3, 8, 8), torch.rand(2, 1, 9, 8), torch.rand(1, 8, 8), torch.zeros(2, 1, 8, 8, dtype=torch.uint8)],
+)
+def test_images_of_another_form_are_refused(trained, images):
+    network = load_network(trained[1])
+    with pytest.raises(ValueError, match=r"images are torch\.\w+ \[.*\], expected floats from 0 to 1, \[B, 1, 8, 8\]"):
+        network(images)
 
 
 def test_nothing_is_left_of_an_export_that_fails(trained, tmp_path, monkeypatch):
