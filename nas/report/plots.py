@@ -20,6 +20,19 @@ NOT_FIGURES = {
     "iteration",
     "search",
 }  # of a search history: what the others are drawn over, or settings
+TITLES = {  # of other figures than those of PAIRS; a name that is not here is told as it is
+    "parameterless": "Edges without parameters, %",
+    "params_m": "Parameters, M",
+    "macs_m": "Multiply-adds, M",
+    "gates": "Open gates",
+    "alive": "Operations left",
+    "complexity_m": "Expected parameters, M",
+    "mode_complexity_m": "Parameters of the likeliest, M",
+    "certainty": "Probability of the likeliest",
+    "ess": "Effective sample size",
+    "signal": "Signal over noise",
+    "Delta": "Delta, inverse step length",
+}
 PAIRS = {"loss": "Loss, nats", "acc": "Accuracy, %"}
 PARTS = {"train": (SERIES[0], "-"), "valid": (SERIES[1], "--")}  # told apart without colour too
 Panel = Callable[["Axes"], None]
@@ -132,13 +145,17 @@ def _search_panels(rows: History) -> list[Panel]:
     groups: dict[str, list[str]] = {}  # `ess.eps=0` and `ess.eps=0.3` are the same figure of several things
     for name in others:
         groups.setdefault(name.partition(".")[0], []).append(name)
-    panels += [_lines_panel(rows, found, name.replace("_", " ").capitalize()) for name, found in groups.items()]
+    panels += [_lines_panel(rows, found, TITLES.get(name) or _told(name)) for name, found in groups.items()]
     cell_types = list(dict.fromkeys(name.split(".")[1] for name in names if name.startswith("ops.")))
     operations = _ordered({name.split(".", 2)[2] for name in names if name.startswith("ops.")})
     panels += [_ops_panel(rows, cell_type, operations) for cell_type in cell_types]
     if cell_types:
         panels.append(_ops_legend(operations))
     return panels or [_empty_panel]
+
+
+def _told(name: str) -> str:
+    return name.replace("_", " ").capitalize()
 
 
 def _ordered(operations: set[str]) -> list[str]:
@@ -164,6 +181,7 @@ def _epochs(axes: "Axes", title: str) -> None:
 
     axes.set(xlabel="Epoch", ylabel=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter(lambda epoch, _: f"{epoch + 1:.0f}")  # records count from 0, the log from 1
 
 
 def _line(axes: "Axes", rows: Sequence[Mapping[str, Any]], name: str, **looks: Any) -> None:
