@@ -128,6 +128,7 @@ def test_no_batch_waits_for_the_device(augment, device):
 
 
 @needs_gpu
+@pytest.mark.usefixtures("switches")
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_a_retraining_on_a_gpu_is_the_same_bits_from_graphs(config, prepared, precision, monkeypatch):  # noqa: F811
     monkeypatch.setattr(graphs, "SEEN", 0)
@@ -157,6 +158,15 @@ def test_batches_are_the_same_bits_on_a_gpu(augment):
         assert torch.equal(batch_there.labels.cpu(), batch_here.labels)
 
 
+@pytest.fixture
+def switches():
+    """A search on a GPU sets torch's switches, for all that this process does; they come back."""
+    kernels = torch.get_deterministic_debug_mode(), torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    yield
+    torch.set_deterministic_debug_mode(kernels[0])
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = kernels[1:]
+
+
 def of_search(config, prepared, method: str, precision: str, device: torch.device, replayed: bool = False) -> SearchJob:  # noqa: F811
     changes = {"device": device.type, "precision": precision, "graphs": replayed}
     runtime = config.runtime.model_copy(update=changes)
@@ -165,6 +175,7 @@ def of_search(config, prepared, method: str, precision: str, device: torch.devic
 
 
 @needs_gpu
+@pytest.mark.usefixtures("switches")
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("method", SEARCHED)
 def test_a_search_on_a_gpu_is_the_same_bits_again_after_a_stop_and_from_graphs(
@@ -202,6 +213,7 @@ def test_a_search_on_a_gpu_is_the_same_bits_again_after_a_stop_and_from_graphs(
 
 
 @needs_gpu
+@pytest.mark.usefixtures("switches")
 @pytest.mark.parametrize(("precision", "within"), [("float32", 1e-3), ("bf16", 0.1)])
 def test_a_search_on_a_gpu_has_the_loss_curve_of_a_cpu_within_rounding(config, prepared, precision, within):  # noqa: F811
     def losses(precision: str, device: torch.device) -> list[float]:
