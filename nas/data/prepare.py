@@ -24,7 +24,7 @@ def prepare(data: config.Data, folder: Path) -> DataSpec:
     test = pad(parts.test.images, data.pad)
     _, height, width, channels = train.shape
     spec = DataSpec(
-        name=data.name,
+        name=called(data),
         shape=(channels, height, width),
         classes=len(parts.class_names),
         class_names=parts.class_names,
@@ -39,6 +39,12 @@ def prepare(data: config.Data, folder: Path) -> DataSpec:
         write_record(folder / "splits" / f"{name}.json", "split", body)
     write_record(folder / "spec.json", "data", spec.to_dict())
     return spec
+
+
+def called(data: config.Data) -> str:
+    """The name of the set in records and report: an own one has that of its file or folder."""
+    own = Path(data.root).stem if data.name in ("arrays", "folder") else ""
+    return own or data.name
 
 
 def statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from nas.data.prepare import pad, prepare, refuse_overlap, split, statistics
+from nas.data.prepare import called, pad, prepare, refuse_overlap, split, statistics
 from nas.data.sources import Part, Parts
 from nas.data.spec import DataError, DataSpec
 from nas.records import file_sha256, read_record
@@ -221,3 +221,11 @@ def test_digits_are_prepared_from_the_package_alone(tmp_path):
     assert (spec.shape, spec.classes, spec.counts) == ((1, 8, 8), 10, {"train": 1442, "test": 355})
     assert spec.mean == pytest.approx((0.3052,), abs=1e-4)
     assert len(json.loads((tmp_path / "splits" / "search_train.json").read_text())["indices"]) == 721
+
+
+def test_an_own_set_is_called_by_its_file_or_folder(tmp_path):
+    assert prepare(saved(tmp_path, random_arrays(), splits={"retrain": "train[:6]"}), tmp_path / "out").name == "set"
+    names = {"data/raw/flowers": "flowers", "data/raw/flowers/": "flowers", "../my.photos": "my", ".": "folder"}
+    for root, name in names.items():
+        assert called(section(name="folder", root=root)) == name
+    assert called(section(root="data/raw")) == "digits"
