@@ -26,6 +26,7 @@ COMMON: dict[str, Any] = {  # the weights' optimiser of DARTS, cnn/train_search.
     "epochs": 50,
     "lr": 0.025,
     "lr_min": 0.001,
+    "lr_warmup_epochs": 0,
     "momentum": 0.9,
     "weight_decay": 0.0003,
     "clip": 5.0,

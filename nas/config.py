@@ -199,7 +199,16 @@ class WeightOptimiser(Section):
 class SearchCommon(Size, WeightOptimiser):
     epochs: int = Field(ge=1)
     batch: int = Field(ge=2)
+    lr_warmup_epochs: int = Field(ge=0)
     augment: Augment
+
+    @model_validator(mode="after")
+    def lr_is_reached(self) -> Self:
+        if self.lr_warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"'lr_warmup_epochs' is {self.lr_warmup_epochs}: expected less than the {self.epochs} epochs"
+            )
+        return self
 
 
 class MethodParams(Section):

@@ -111,6 +111,10 @@ def test_no_key_has_a_default(key):
         ({"retrain__seeds": [2**31]}, "'retrain.seeds.0' is 2147483648: input should be less than 2147483648."),
         ({"seeds": [1, 1]}, "'seeds' is [1, 1]: a value stands twice."),
         ({"methods": ["darts", "darts"]}, "'methods' is ['darts', 'darts']: a value stands twice."),
+        (
+            {"search__common__lr_warmup_epochs": 3},
+            "'search.common': 'lr_warmup_epochs' is 3: expected less than the 3 epochs.",
+        ),
         ({"search__common__lr_min": 0.5}, "'search.common': 'lr_min' is 0.5: expected at most the 0.025 of 'lr'."),
         ({"retrain__warmup_epochs": 10}, "'retrain': 'warmup_epochs' is 10: expected less than the 10 epochs."),
         (

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.schedules import cosine, drop_path, exponential, linear, one_cycle, warmed
+from nas.schedules import cosine, drop_path, exponential, linear, one_cycle, raised, warmed
 
 EPOCHS = st.integers(1, 1000)
 RATES = st.floats(1e-6, 1.0)
@@ -59,6 +59,12 @@ def test_a_warm_up_replaces_the_first_values_and_delays_none():
     values = [warmed(epoch, 5, 0.5, linear(epoch, 250, 0.5)) for epoch in range(7)]
     assert values == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.5 * 240 / 245, 0.5 * 239 / 245])
     assert warmed(0, 0, 0.5, 0.123) == 0.123
+
+
+def test_the_lr_of_a_search_rises_from_a_third_to_the_whole():
+    values = [raised(epoch, 4, 0.6, 0.1) for epoch in range(6)]
+    assert values == pytest.approx([0.2, 0.3, 0.4, 0.5, 0.1, 0.1])
+    assert raised(0, 0, 0.6, 0.1) == 0.1
 
 
 def test_one_cycle_falls_in_a_straight_line_from_the_top_of_its_warm_up():

@@ -18,7 +18,7 @@ from nas.config import SearchCommon, Section
 from nas.contracts import ArchitectureLike, ImageForm, Space
 from nas.data.dataset import Batch
 from nas.engine import place
-from nas.schedules import cosine
+from nas.schedules import cosine, raised
 from nas.tasks import Classification, Tally
 
 P = TypeVar("P", bound=Section)
@@ -110,7 +110,10 @@ class SearchMethod(ABC, Generic[P]):
 
 
 class WeightTrainer:
-    """SGD with momentum, weight decay, gradient clipping and a cosine over `epochs` (DARTS, cnn/train_search.py)."""
+    """SGD with momentum, weight decay, gradient clipping and a cosine over `epochs` (DARTS, cnn/train_search.py).
+
+    `lr_warmup_epochs`, 0 in DARTS, take the place of the cosine's first values, in every course of it.
+    """
 
     def __init__(self, network: nn.Module, common: SearchCommon, epochs: int) -> None:
         self.common, self.epochs = common, epochs
@@ -120,7 +123,9 @@ class WeightTrainer:
         )
 
     def start_epoch(self, epoch: int) -> None:
-        self.optimiser.param_groups[0]["lr"] = cosine(epoch, self.epochs, self.common.lr, self.common.lr_min)
+        common = self.common
+        planned = cosine(epoch, self.epochs, common.lr, common.lr_min)
+        self.optimiser.param_groups[0]["lr"] = raised(epoch, common.lr_warmup_epochs, common.lr, planned)
 
     @property
     def lr(self) -> float:

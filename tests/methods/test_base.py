@@ -61,6 +61,12 @@ def test_the_weights_descend_by_clipped_sgd_with_momentum_and_decay():
         torch.testing.assert_close(trainer.velocity()[0], v)
     trainer.start_epoch(2)
     assert trainer.lr == pytest.approx(0.1)
+    rising = WeightTrainer(layer, common(epochs=4, lr=0.6, lr_min=0.0, lr_warmup_epochs=2), epochs=4)
+    rates = []
+    for epoch in range(4):
+        rising.start_epoch(epoch)
+        rates.append(rising.lr)
+    assert rates == pytest.approx([0.2, 0.4, 0.3, 0.6 * (1 - 0.5**0.5) / 2])
 
 
 def test_weights_that_did_not_run_take_no_step():
