@@ -179,14 +179,18 @@ def show(title: str, tree: dict[str, Any]) -> None:
     console.print(table)
 
 
-def table(results: dict[str, Any]) -> str:
-    """The rows of README's table, from the file of a device."""
+def table(*devices: dict[str, Any]) -> str:
+    """The rows of README's table, a column for the file of each device."""
+    columns = [figures(results) for results in devices]
+    return "".join(f"| {name} | {' | '.join(column[name] for column in columns)} |\n" for name in columns[0])
 
+
+def figures(results: dict[str, Any]) -> dict[str, str]:
     def times(found: dict[str, float]) -> str:
         return f"{found['median']:.1f} × ({found['min']:.1f} to {found['max']:.1f})"
 
     growth, images = results["growth"]["ops"]["8"]["growth"], results["loader"]["images_per_s"]["median"]
-    rows = {
+    return {
         "search step against the plain code, float32": times(results["search"]["ratio"]["float32 against reference"]),
         "retrain step (DARTS_V2, C=36, 20 cells), float32": times(
             results["retrain"]["ratio"]["float32 against reference"]
@@ -196,7 +200,6 @@ def table(results: dict[str, Any]) -> str:
         "from two operations per edge to eight": f"{growth:.1f} × the time",
         "batches with pad, crop, flip and cutout, 32×32": f"{images:,.0f} images/s",
     }
-    return "".join(f"| {name} | {value} |\n" for name, value in rows.items())
 
 
 def commit() -> str:
