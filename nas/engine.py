@@ -3,6 +3,7 @@
 Every network and batch lies in channels-last; bench/ has the measurements.
 """
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ def place(network: nn.Module, device: torch.device, precision: str, graphs: bool
     if precision == "bf16":
         setattr(network, "forward", _cast(network.forward, device))  # noqa: B010 (mypy minds a method that is assigned)
     if graphs:
+        gc.collect()  # a network that this one replaces holds its recordings, and they it
         setattr(network, "forward", Graphs(network))  # noqa: B010
     return network
 

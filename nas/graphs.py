@@ -5,7 +5,7 @@ torch's business (torch.cuda.make_graphed_callables); which pass is, and how lon
 """
 
 import gc
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -14,8 +14,11 @@ from torch import Tensor, nn
 
 from nas.contracts import SoftMix
 
-SEEN = 3  # passes of a kind that run as they are written before one is recorded: most kinds do not come back
-COUNTED, KEPT = 64, 4  # kinds whose passes are counted, and recordings: the last used of each
+SEEN, WATCHED = (
+    3,
+    32,
+)  # a pass is recorded when more than SEEN of the last WATCHED are of its kind: no epoch's last batch
+KEPT = 4  # recordings, the last used
 
 
 class Graphs:
@@ -25,23 +28,25 @@ class Graphs:
     probabilities of dropout. What is evaluated (no gradients), or runs single paths or gates, runs as it is written.
     The bits are the same, those of random masks too: a recording reads the generator's state when it is replayed.
 
-    A gradient of a weight may lie in memory that the next pass of its kind writes; whoever keeps it longer copies it.
+    A recording has memory of its own. Logits and gradients lie in it, so the next pass of its kind writes over them;
+    whoever keeps one longer copies it.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self.network, self.forward = network, network.forward
-        self.seen: OrderedDict[Hashable, int] = OrderedDict()
+        self.seen: deque[Hashable] = deque(maxlen=WATCHED)  # kinds of the last passes
         self.kept: OrderedDict[Hashable, _Pass] = OrderedDict()
-        self.pool: Any = None  # of memory, which all recordings share: they never run at once
 
     def __call__(self, images: Tensor, *mix: Any) -> Any:
         if not torch.is_grad_enabled() or any(not isinstance(part, SoftMix) for part in mix):
             return self.forward(images, *mix)
         kind = self._kind(images, *mix)
+        self.seen.append(kind)
         if kind not in self.kept:
-            if self._seen_before(kind) < SEEN:
+            if self.seen.count(kind) <= SEEN:
                 return self.forward(images, *mix)
-            _keep(self.kept, kind, self._recorded(images, *mix), KEPT)
+            self._make_room(mix)
+            self.kept[kind] = self._recorded(images, *mix)
         self.kept.move_to_end(kind)
         recorded = self.kept[kind]
         return recorded.whole(recorded(images, *_tables(mix)))
@@ -50,28 +55,34 @@ class Graphs:
         return (
             images.shape,
             self.network.training,
-            getattr(self.network, "drop_path", None),
+            self._dropping(mix),
             bytes(parameter.requires_grad for parameter in self.network.parameters()),
             tuple((table.shape, table.requires_grad) for table in _tables(mix)),
-            tuple((*part.weights, part.skip_dropout, _alive(part)) for part in mix),
+            tuple((*part.weights, _alive(part)) for part in mix),
         )
 
-    def _seen_before(self, kind: Hashable) -> int:
-        times = self.seen.pop(kind, 0)
-        _keep(self.seen, kind, times + 1, COUNTED)
-        return times
+    def _dropping(self, mix: tuple[SoftMix, ...]) -> Hashable:
+        """The probabilities of dropout, which change with the epoch."""
+        return getattr(self.network, "drop_path", None), tuple(part.skip_dropout for part in mix)
+
+    def _make_room(self, mix: tuple[SoftMix, ...]) -> None:
+        """Recordings of other probabilities do not come back, and each holds the maps of a pass."""
+        now = self._dropping(mix)
+        for kind, recorded in list(self.kept.items()):
+            if recorded.dropping != now or len(self.kept) >= KEPT:
+                del self.kept[kind]
+        gc.collect()  # now, for nothing may go while another one is recorded
 
     def _recorded(self, images: Tensor, *mix: SoftMix) -> "_Pass":
         """torch runs what it records a few times before; nothing of that stays in buffers or in the generator."""
-        if self.pool is None:
-            self.pool = torch.cuda.graph_pool_handle()
         samples = [t.detach().clone().requires_grad_(t.requires_grad) for t in (images, *_tables(mix))]
         buffers = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
         state = torch.cuda.get_rng_state(images.device)
-        gc.collect()  # what is left of older graphs may not go while another one is recorded
-        recorded = torch.cuda.make_graphed_callables(
-            _Pass(self.network, self.forward, mix), tuple(samples), allow_unused_input=True, pool=self.pool
-        )
+        apart = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)
+        if apart is not None:  # it is meant: what was recorded on one stream is replayed on another
+            apart(False)
+        one = _Pass(self.network, self.forward, mix, self._dropping(mix))
+        recorded = torch.cuda.make_graphed_callables(one, tuple(samples), allow_unused_input=True)
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
@@ -83,9 +94,12 @@ class Graphs:
 class _Pass(nn.Module):
     """Passes of one kind, tensors in and tensors out: forward(images, tables of weights)."""
 
-    def __init__(self, network: nn.Module, run: Callable[..., Any], mix: tuple[SoftMix, ...]) -> None:
+    def __init__(
+        self, network: nn.Module, run: Callable[..., Any], mix: tuple[SoftMix, ...], dropping: Hashable
+    ) -> None:
         super().__init__()
         self.network, self.run, self.mix, self.training = network, run, mix, network.training
+        self.dropping = dropping
         self.there: list[bool] | None = None  # of a tuple that the network gives, what is not None
 
     def forward(self, images: Tensor, *tables: Tensor) -> tuple[Tensor, ...]:
@@ -110,9 +124,3 @@ def _tables(mix: tuple[SoftMix, ...]) -> list[Tensor]:
 
 def _alive(mix: SoftMix) -> Hashable:
     return mix.alive and tuple((kind, tuple(map(tuple, edges))) for kind, edges in mix.alive.items())
-
-
-def _keep(among: OrderedDict[Hashable, Any], kind: Hashable, value: Any, most: int) -> None:
-    among[kind] = value
-    if len(among) > most:
-        among.popitem(last=False)

@@ -21,6 +21,7 @@ import typer
 import yaml
 
 from stages.common import clear_errors, load
+from stages.report import LAUNCHED, show
 
 STAGES = ("search", "derive", "retrain", "evaluate")
 CPU_JOBS = 2
@@ -37,15 +38,18 @@ class LaunchError(ValueError):
 
 def refuse_broken_lock() -> None:
     """A kill in the middle of DVC's writing leaves half of dvc.lock; DVC then names a line of it, and no remedy."""
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from voluptuous import Invalid
+
+    if not LOCK.exists():
+        return
     try:
-        whole = not LOCK.exists() or isinstance(yaml.safe_load(LOCK.read_text()), dict)
-    except yaml.YAMLError:
-        whole = False
-    if not whole:
+        COMPILED_LOCKFILE_SCHEMA(yaml.safe_load(LOCK.read_text()))
+    except (yaml.YAMLError, Invalid):
         raise LaunchError(
             f"{LOCK}: cut short, as by a kill while it was written; bring it back with `git checkout {LOCK}`. Stages "
             "that were done since come back from DVC's cache."
-        )
+        ) from None
 
 
 def refuse_company() -> None:
@@ -56,12 +60,15 @@ def refuse_company() -> None:
         return
     reading = [info for infos in held.get("read", {}).values() for info in infos]
     for pid in sorted({info["pid"] for info in [*reading, *held.get("write", {}).values()]}):
-        command = Path(f"/proc/{pid}/cmdline")
-        said = command.read_bytes().replace(b"\0", b" ").decode(errors="replace") if command.exists() else ""
+        try:
+            said = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            stop = f"kill -- -{pid}" if os.getpgid(pid) == pid else f"kill {pid}"
+        except OSError:  # it ended
+            continue
         if "dvc" in said and " repro " in said:
             raise LaunchError(
                 f"process {pid} of an earlier run still works here ({said.strip()}); wait until it is done, or stop it "
-                f"with `kill -- -{pid}`: what it did up to then is kept"
+                f"with `{stop}`: what it did up to then is kept"
             )
 
 
@@ -82,7 +89,7 @@ class Launcher:
 
     def start(self, *arguments: str, device: str = "", output: IO[str] | None = None) -> "subprocess.Popen[bytes]":
         """A DVC command under way, in a process group of its own; it speaks to `output`, else to the terminal."""
-        environment = os.environ | ({"CUDA_VISIBLE_DEVICES": device} if device else {})
+        environment = os.environ | {LAUNCHED: "1"} | ({"CUDA_VISIBLE_DEVICES": device} if device else {})
         command = [sys.executable, "-u", "-m", "dvc", "--wait-for-lock", *arguments]
         error = subprocess.STDOUT if output else None
         return subprocess.Popen(command, env=environment, start_new_session=True, stdout=output, stderr=error)
@@ -145,8 +152,6 @@ def launch(jobs: JobsOption = None) -> None:
     finally:
         stale = asked.wait() != 0
     if not stale:
-        from stages.report import show
-
         print("Everything is up to date.")
         show()
         return
@@ -164,7 +169,9 @@ def launch(jobs: JobsOption = None) -> None:
         remedy = "run again to go on" if launcher.stopped or launcher.killed else "what was wrong stands above"
         print(f"error: trials that did not finish: {', '.join(failed)}; {remedy}", file=sys.stderr)
         sys.exit(1)
-    sys.exit(0 if launcher.run("repro") else 1)
+    if not launcher.run("repro"):
+        sys.exit(1)
+    show()
 
 
 if __name__ == "__main__":

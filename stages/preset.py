@@ -76,12 +76,14 @@ def use(
     from nas.records import write_text
 
     text = render(name, recipe, data)  # all that can be refused is refused here, before anything is written
-    before = params.parent / ".nas" / "params.before.yaml"
-    if params.is_file() and (old := params.read_text(encoding="utf-8")) != text:
-        before.parent.mkdir(exist_ok=True)
+    before, written = (params.parent / ".nas" / f"params.{name}.yaml" for name in ("before", "written"))
+    before.parent.mkdir(exist_ok=True)
+    old = params.read_text(encoding="utf-8") if params.is_file() else text
+    if old not in (text, written.read_text(encoding="utf-8") if written.is_file() else text):  # somebody's own
         write_text(before, old)
         typer.echo(f"What stood in {params} is in {before}")
     write_text(params, text)
+    write_text(written, text)
     typer.echo(f"{params} is now {source(name, recipe, data)}. Next: make repro")
     if needed := said_of_data(path_in(DATA, data) if data else path_of(name)):
         typer.echo(f"It reads {needed}")

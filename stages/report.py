@@ -4,10 +4,13 @@ python -m stages.report
 python -m stages.report --check
 """
 
+import os
+
 import typer
 
 from stages.common import PREPARED, REPORT, RUNS, clear_errors, load
 
+LAUNCHED = "NAS_LAUNCHED"  # in the environment of a stage: who started it shows the table in the end
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
@@ -23,7 +26,8 @@ def main(
     where = (trials, RUNS, PREPARED / "spec.json", REPORT)
     if not check:
         build(*where)
-        show()
+        if LAUNCHED not in os.environ:
+            show()
     elif found := difference(*where):
         typer.echo(found, err=True)
         raise typer.Exit(1)

@@ -4,6 +4,7 @@ import os
 
 # Read when torch is loaded, here or in a process that a test starts.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS asks once, in whichever test is the first on a GPU
 os.environ["DVC_NO_ANALYTICS"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 

@@ -5,6 +5,7 @@ of two devices in one operation, a copy between them that is waited for.
 """
 
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -48,8 +49,10 @@ def never_waits(device: torch.device, run: Callable[..., Any], *arguments: Any) 
     if device == META:
         with Apart():
             return run(*arguments)
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+            torch.cuda.set_sync_debug_mode("error")
         return run(*arguments)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -43,8 +43,8 @@ def prepare(data: config.Data, folder: Path) -> DataSpec:
 
 def called(data: config.Data) -> str:
     """The name of the set in records and report: an own one has that of its file or folder."""
-    own = Path(data.root).stem if data.name in ("arrays", "folder") else ""
-    return own or data.name
+    root = Path(data.root)
+    return {"arrays": root.stem, "folder": root.name}.get(data.name) or data.name
 
 
 def statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -316,7 +316,7 @@ def _read_folder(
     files = [(path, label) for label, name in enumerate(names) for path in _image_files(part / name)]
     images = None
     for index, (path, _) in enumerate(files):
-        content = path.read_bytes()
+        content = _bytes_of(path)
         digest.update(f"{path.relative_to(part.parent).as_posix()}\0{len(content)}\0".encode() + content)
         image = _read_image(path, content, size)
         form = form or image.shape[:2]
@@ -329,6 +329,13 @@ def _read_folder(
         images[index] = image
     assert images is not None  # every class has one
     return Part(images, np.array([label for _, label in files], np.int64))
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: not a readable image ({error}); replace or remove it.") from None
 
 
 def _pixels(form: tuple[int, ...]) -> str:

@@ -18,7 +18,7 @@ import torch
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from nas.config import MethodParams, Section, as_tuple
+from nas.config import MethodParams, SearchCommon, Section, as_tuple
 from nas.contracts import EdgeSpace, Growth, Pairs, SoftMix
 from nas.data.dataset import Batch
 from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, entropy, frozen, op_counts
@@ -62,6 +62,13 @@ class Params(MethodParams):
     order: Literal["first", "unrolled"]
     skip_dropout: float = Field(ge=0, lt=1)
     max_skips: int | None = Field(ge=0)
+
+    def check(self, common: SearchCommon) -> None:
+        if common.lr_warmup_epochs >= self.epochs_each:
+            raise ValueError(
+                f"'epochs_each' is {self.epochs_each}: expected more than the {common.lr_warmup_epochs} of "
+                "'search.common.lr_warmup_epochs', or the lr is never reached"
+            )
 
     @model_validator(mode="after")
     def keys_that_go_together(self) -> Self:

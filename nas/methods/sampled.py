@@ -55,6 +55,11 @@ class SampledParams(MethodParams):
     def check(self, common: SearchCommon) -> None:
         own = self.epochs != "common"
         epochs = self.epochs if self.epochs != "common" else common.epochs
+        if common.lr_warmup_epochs >= epochs:
+            raise ValueError(
+                f"'epochs' is {epochs}: expected more than the {common.lr_warmup_epochs} of "
+                "'search.common.lr_warmup_epochs', or the lr is never reached"
+            )
         if self.warmup_epochs >= epochs:
             raise ValueError(
                 f"'warmup_epochs' is {self.warmup_epochs}: expected less than the {epochs} of "

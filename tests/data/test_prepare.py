@@ -225,7 +225,7 @@ def test_digits_are_prepared_from_the_package_alone(tmp_path):
 
 def test_an_own_set_is_called_by_its_file_or_folder(tmp_path):
     assert prepare(saved(tmp_path, random_arrays(), splits={"retrain": "train[:6]"}), tmp_path / "out").name == "set"
-    names = {"data/raw/flowers": "flowers", "data/raw/flowers/": "flowers", "../my.photos": "my", ".": "folder"}
+    names = {"data/raw/flowers": "flowers", "data/raw/flowers/": "flowers", "../my.photos": "my.photos", ".": "folder"}
     for root, name in names.items():
         assert called(section(name="folder", root=root)) == name
     assert called(section(root="data/raw")) == "digits"

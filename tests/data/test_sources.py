@@ -230,6 +230,12 @@ def test_a_broken_image_is_named(tmp_path):
         load_source(of_folder(tmp_path))
 
 
+def test_a_link_to_nowhere_is_named(tmp_path):
+    (pictures(tmp_path) / "train" / "cat" / "3.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(DataError, match=r"3\.png: not a readable image .*; replace or remove it"):
+        load_source(section(name="folder", root=str(tmp_path)))
+
+
 def test_an_empty_class_and_a_missing_part_are_named(tmp_path):
     with pytest.raises(DataError, match="train: no such folder"):
         load_source(of_folder(tmp_path))

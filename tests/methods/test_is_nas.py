@@ -145,6 +145,10 @@ def test_a_warm_up_of_all_common_epochs_is_refused():
     params.check(common(epochs=3))
     with pytest.raises(ValueError, match=r"'warmup_epochs' is 2: expected less than the 2 of search.common.epochs"):
         params.check(common(epochs=2))
+    for name, changes in (("is-nas", {"epochs": 2}), ("lfr-darts", {"epochs_each": 2})):
+        short = sections()[0][name].model_validate(PRESET[name] | changes)
+        with pytest.raises(ValueError, match=r"is 2: expected more than the 2 of 'search.common.lr_warmup_epochs'"):
+            short.check(common(epochs=3, lr_warmup_epochs=2))
     own = sections()[0]["is-nas"].model_validate(PRESET["is-nas"] | {"warmup_epochs": 2, "epochs": 2})
     with pytest.raises(ValueError, match=r"'warmup_epochs' is 2: expected less than the 2 of epochs"):
         own.check(common(epochs=3))
