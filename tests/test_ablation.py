@@ -39,8 +39,8 @@ def refused(text):
 @pytest.mark.parametrize("protocol", PRESETS)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_ablation_can_be_laid_over_every_protocol(project, name, protocol):
-    """But where a table judges alone, methods that search elsewhere are refused, and iterations of three epochs where the
-    lr rises for five."""
+    """But where a table judges alone, methods that search elsewhere are refused; where the lr rises for five epochs,
+    iterations of three."""
     Path("params.yaml").write_text(preset.render(protocol))
     refusals = {
         "of which no table knows": protocol.startswith("nasbench201") and name.startswith(("lfr-darts", "tenas")),
