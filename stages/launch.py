@@ -81,7 +81,6 @@ class Launcher:
             self.devices.put(device)
         self.children: set[subprocess.Popen[bytes]] = set()
         self.stopped = 0  # the signal that asked for it
-        self.killed = False  # a child, by somebody else
 
     def run(self, *arguments: str, device: str = "") -> bool:
         """One DVC command; whether it went well."""
@@ -101,7 +100,6 @@ class Launcher:
             self.signal(child)
         code = child.wait()
         self.children.discard(child)
-        self.killed |= code < 0
         return code == 0
 
     def trial(self, key: str) -> bool:
@@ -166,8 +164,8 @@ def launch(jobs: JobsOption = None) -> None:
         outcomes = dict(zip(keys, pool.map(launcher.trial, keys), strict=True))
     failed = [key for key, good in outcomes.items() if not good]
     if failed:
-        remedy = "run again to go on" if launcher.stopped or launcher.killed else "what was wrong stands above"
-        print(f"error: trials that did not finish: {', '.join(failed)}; {remedy}", file=sys.stderr)
+        told = "why stands above, and to run again is to go on from there"
+        print(f"error: trials that did not finish: {', '.join(failed)}; {told}", file=sys.stderr)
         sys.exit(1)
     if not launcher.run("repro"):
         sys.exit(1)
