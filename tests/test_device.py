@@ -7,20 +7,16 @@ import pytest
 import torch
 
 from nas import graphs
-from nas.contracts import ImageForm
-from nas.data.dataset import Batch, ImageSet, Stream, load_split
-from nas.spaces.genotypes import GENOTYPES
-from nas.spaces.registry import get_space
+from nas.data.dataset import Batch, ImageSet, Stream
 from nas.tasks import Tally
 from nas.training.checkpoint import Checkpoint, Interrupted, Stop
 from nas.training.determinism import prepare_device
 from nas.training.loop import run
-from nas.training.retrain import RetrainJob
 from nas.training.search import SearchJob
 from tests.data.test_dataset import BOXES, COLOURS, FULL, image_set
 from tests.device import META, Apart, CrossingError, needs_gpu, never_waits
 from tests.methods.settings import SEARCHED, batch, build
-from tests.training.conftest import config, prepared  # noqa: F401 (fixtures)
+from tests.training.conftest import config, prepared, retrain_job  # noqa: F401 (fixtures)
 
 CUDA = torch.device("cuda")
 DEVICES = pytest.mark.parametrize("device", [META, pytest.param(CUDA, marks=needs_gpu)], ids=str)
@@ -105,11 +101,8 @@ def test_no_step_of_a_search_waits_for_the_device(name, changes, device):
 @pytest.mark.parametrize(
     "changes", [{}, {"ema": 0.9, "label_smoothing": 0.1}, {"schedule": "one_cycle", "warmup_epochs": 1}], ids=str
 )
-def test_no_step_of_a_retraining_waits_for_the_device(config, prepared, changes, device):  # noqa: F811
-    data = there(load_split(prepared, "retrain", torch.device("cpu")), device)
-    form = ImageForm(*data.spec.shape, classes=data.spec.classes)
-    recipe = config.retrain.model_copy(update={"augment": FULL, **changes})
-    job = RetrainJob(recipe, get_space("darts"), GENOTYPES["PDARTS"], "darts-0 main", 0, data, form, "float32")
+def test_no_step_of_a_retraining_waits_for_the_device(retrain_job, changes, device):  # noqa: F811
+    job = retrain_job(device=device, augment=FULL, **changes)
     job.start_epoch(1)
     for step in range(2):
         tally = never_waits(device, job.step, 1, step)
@@ -130,17 +123,12 @@ def test_no_batch_waits_for_the_device(augment, device):
 @needs_gpu
 @pytest.mark.usefixtures("switches")
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_a_retraining_on_a_gpu_is_the_same_bits_from_graphs(config, prepared, precision, monkeypatch):  # noqa: F811
+def test_a_retraining_on_a_gpu_is_the_same_bits_from_graphs(config, retrain_job, precision, monkeypatch):  # noqa: F811
     monkeypatch.setattr(graphs, "SEEN", 0)
     prepare_device(config.runtime.model_copy(update={"device": "cuda"}))
-    data = there(load_split(prepared, "retrain", torch.device("cpu")), CUDA)
-    form = ImageForm(*data.spec.shape, classes=data.spec.classes)
-    recipe = config.retrain.model_copy(update={"ema": 0.9})
     found = []
     for replayed in (False, True):
-        job = RetrainJob(
-            recipe, get_space("darts"), GENOTYPES["PDARTS"], "darts-0 main", 0, data, form, precision, replayed
-        )
+        job = retrain_job(precision=precision, device=CUDA, graphs=replayed, ema=0.9)
         losses = []
         for epoch in range(2):
             job.start_epoch(epoch)

@@ -9,16 +9,13 @@ import torch
 from nas import graphs
 from nas.config import ParamsError, parse_config
 from nas.contracts import HardMix, ImageForm, SoftMix
-from nas.data.dataset import load_split
 from nas.engine import place
 from nas.graphs import KEPT, SEEN, Graphs
 from nas.methods import sections
-from nas.spaces.genotypes import GENOTYPES
 from nas.spaces.registry import get_space
-from nas.training.retrain import RetrainJob
 from tests.methods.settings import TREE, advance, batch, build, common
 from tests.methods.test_methods import assert_equal
-from tests.training.conftest import config, prepared  # noqa: F401 (fixtures)
+from tests.training.conftest import config, prepared, retrain_job  # noqa: F401 (fixtures)
 
 CPU = torch.device("cpu")
 FORM = ImageForm(1, 8, 8, 3)
@@ -83,15 +80,12 @@ def test_a_search_has_the_same_bits_with_graphs(name, changes, recorder, monkeyp
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_a_retraining_has_the_same_bits_with_graphs(config, prepared, precision, recorder):  # noqa: F811
-    data = load_split(prepared, "retrain", CPU)
-    form = ImageForm(*data.spec.shape, classes=data.spec.classes)
-    recipe = config.retrain.model_copy(update={"ema": 0.9, "batch": 8})  # five steps an epoch; drop path in the second
+def test_a_retraining_has_the_same_bits_with_graphs(retrain_job, precision, recorder):  # noqa: F811
     found = []
     for replayed in (False, True):
-        job = RetrainJob(
-            recipe, get_space("darts"), GENOTYPES["PDARTS"], "darts-0 main", 0, data, form, precision, replayed
-        )
+        job = retrain_job(
+            precision=precision, graphs=replayed, ema=0.9, batch=8
+        )  # 5 steps; drop path in the second epoch
         losses = []
         for epoch in range(2):
             job.start_epoch(epoch)

@@ -50,12 +50,14 @@ def search_job(config, prepared):
 @pytest.fixture
 def retrain_job(config, prepared):
     """A retraining from its start, with some values of its recipe changed."""
-    data = load_split(prepared, "retrain", CPU)
-    form = ImageForm(*data.spec.shape, classes=data.spec.classes)
 
-    def build(seed=0, identity="darts-0 main", precision="float32", **changes):
+    def build(seed=0, identity="darts-0 main", precision="float32", device=CPU, graphs=False, **changes):
+        data = load_split(prepared, "retrain", device)
+        form = ImageForm(*data.spec.shape, classes=data.spec.classes)
         recipe = config.retrain.model_copy(update=changes)
-        return RetrainJob(recipe, get_space("darts"), GENOTYPES["PDARTS"], identity, seed, data, form, precision)
+        return RetrainJob(
+            recipe, get_space("darts"), GENOTYPES["PDARTS"], identity, seed, data, form, precision, graphs
+        )
 
     return build
 
