@@ -43,21 +43,21 @@ $(STAMP): requirements.lock
 	@touch $@
 
 repro: setup ## dvc repro, JOBS trials at a time: what is stale runs; then print the table
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.launch $(if $(JOBS),--jobs $(JOBS))
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m nas.commands.launch $(if $(JOBS),--jobs $(JOBS))
 
 status: setup ## say what `make repro` would run
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc status
 
 ui: setup ## open the MLflow view of the runs
-	@$(BIN)/python -m stages.track ui
+	@$(BIN)/python -m nas.commands.track ui
 
 preset: setup ## write presets/NAME.yaml into params.yaml (NAME=cifar10 RECIPE=fast DATA=cifar100); without NAME list them
 	@test -n "$(NAME)" || test -z "$(RECIPE)$(DATA)" || { \
 	  echo "preset: RECIPE and DATA go with a NAME: make preset NAME=cifar10 RECIPE=fast DATA=cifar100" >&2; exit 2; }
-	@$(BIN)/python -m stages.preset $(if $(NAME),use $(NAME) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(DATA),--data $(DATA)),list)
+	@$(BIN)/python -m nas.commands.preset $(if $(NAME),use $(NAME) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(DATA),--data $(DATA)),list)
 
 ablation: setup ## run presets/ablations/NAME.yaml over params.yaml, print its table; without NAME list them
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m stages.ablate $(if $(NAME),run $(NAME) $(if $(JOBS),--jobs $(JOBS)) $(ARGS),list)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m nas.commands.ablate $(if $(NAME),run $(NAME) $(if $(JOBS),--jobs $(JOBS)) $(ARGS),list)
 
 test: setup ## the whole test suite (PYTEST_ARGS="-m 'not slow'" for a part)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

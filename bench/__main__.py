@@ -18,11 +18,11 @@ from rich.table import Table
 from bench.kernels import kernels as counted
 from bench.measure import alone, ceilings, first_steps, interleaved, peak_memory, ratios, seconds, spread
 from bench.work import Step, Work, random_choices, retrain_step, search_halves, search_step
-from nas.config import Augment
+from nas.architectures.darts import PRIMITIVES
+from nas.config.data import Augment
 from nas.data.dataset import ImageSet, Stream
 from nas.data.spec import DataSpec
-from nas.graphs import SEEN
-from nas.spaces.architecture import PRIMITIVES
+from nas.engine.graphs import SEEN
 from nas.spaces.registry import get_space
 from stages.trial import device_name
 

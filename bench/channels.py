@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from bench.measure import interleaved, ratios, spread
 from bench.work import Step, Work, retraining
-from nas.engine import place
+from nas.architectures.channel import ChannelArchitecture
+from nas.architectures.channel_masks import Masks
+from nas.architectures.channel_sizes import effective
+from nas.engine.placement import place
 from nas.methods.tenas import shortest
-from nas.spaces.architecture import ChannelArchitecture
-from nas.spaces.channel import ChannelSpace
-from nas.spaces.channel_masks import Masks
-from nas.spaces.channel_sizes import effective
-from nas.spaces.channel_tables import to_masks
+from nas.spaces.channel.space import ChannelSpace
+from nas.spaces.channel.tables import to_masks
 
 SHARES = (1.5 / 7.2, 3.0 / 7.2, 4.5 / 7.2)  # of the supernet's parameters: 1.5, 3 and 4.5 M at 20 cells, 36 channels
 FORMS = ("masked", "compact")

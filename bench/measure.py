@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bench.work import Work, search_step
-from nas.graphs import SEEN
+from nas.engine.graphs import SEEN
 
 Times = dict[str, list[float]]
 

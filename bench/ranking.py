@@ -1,6 +1,6 @@
 """python -m bench.ranking: how well a supernet of sampled paths ranks cells, epoch by epoch, by a table of true ones.
 
-What methods learn from ranks (asng, is-nas) rests on these. Supernet, weight steps (`mixture_epochs`, then paths) and
+What methods learn from ranks (asng, is_nas) rests on these. Supernet, weight steps (`mixture_epochs`, then paths) and
 data are those of `asng` in the params.yaml of the moment, the distribution left uniform; random cells are judged by the
 loss in training mode, as a pool is, but all on the same batches of search_valid, not augmented and each four times as
 large. Needs space nasbench201, `evaluate.table`, and what stage prepare writes:
@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from nas.config import ParamsError
+from nas.benchmark_table import read_table
+from nas.config.sections import ParamsError
 from nas.data.dataset import Batch
+from nas.project import PREPARED, clear_errors, load
 from nas.records import in_project
-from nas.table import read_table
 from nas.training.search import SearchJob
-from stages.common import PREPARED, clear_errors, load
 
 JUDGED = "cifar10_test_acc"
 

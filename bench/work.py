@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from nas.config import SearchCommon, Size
+from nas.architectures.cell_shape import EDGES
+from nas.architectures.darts import PRIMITIVES
+from nas.architectures.genotypes import GENOTYPES
+from nas.config.params import SearchCommon, Size
 from nas.contracts import HardMix, ImageForm, Mix, SoftMix
-from nas.engine import place
-from nas.methods.base import WeightTrainer, frozen
-from nas.spaces.architecture import EDGES, PRIMITIVES
-from nas.spaces.genotypes import GENOTYPES
+from nas.engine.placement import place
+from nas.methods.shared.base import WeightTrainer, frozen
 from nas.spaces.registry import get_space
 
 KINDS = ("normal", "reduce")

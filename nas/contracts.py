@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.complexity import Count, count
-from nas.config import Size
+from nas.config.params import Size
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from stages.common import PREPARED, clear_errors
+from nas.project import PREPARED, clear_errors
 
 if TYPE_CHECKING:
-    from nas.config import Size
+    from nas.config.params import Size
     from nas.contracts import ImageForm, Space
     from stages.trial import Trial
 
@@ -65,7 +65,7 @@ def within(limit_m: float | None, space: "Space", architecture: Any, form: "Imag
     Raises:
         ParamsError: two channels are too many.
     """
-    from nas.config import ParamsError
+    from nas.config.sections import ParamsError
 
     channels = size.channels
     while limit_m is not None and space.count(architecture, form, size.at(channels)).macs_m > limit_m:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from stages.common import PREPARED, clear_errors
+from nas.project import PREPARED, clear_errors
 
 if TYPE_CHECKING:
-    from nas.config import TableFile
+    from nas.config.params import TableFile
     from stages.trial import Trial
 
 app = typer.Typer(add_completion=False)
@@ -33,7 +33,7 @@ def run_evaluate(work: "Trial") -> None:
     from statistics import fmean
 
     from nas.data.dataset import Stream, load_split
-    from nas.engine import place
+    from nas.engine.placement import place
     from nas.records import read_record, write_record
     from nas.spaces.registry import get_space
     from nas.training.retrain import kept_epochs, load_weights, measure, weights_file
@@ -89,10 +89,10 @@ def looked_up(work: "Trial", found: list[dict[str, Any]], file: "TableFile") -> 
 
     Sizes are those at `retrain.cells` and `retrain.channels`.
     """
+    from nas.benchmark_table import read_table, regret_curves
     from nas.data.spec import DataSpec
     from nas.records import in_project, read_json
     from nas.spaces.registry import get_space
-    from nas.table import read_table, regret_curves
     from nas.training.search import image_form
 
     form = image_form(DataSpec.from_dict(read_json(PREPARED / "spec.json")))

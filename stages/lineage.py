@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nas.config import read_yaml
+from nas.config.yaml_file import read_yaml
+from nas.project import PARAMS
 from nas.records import content_id, file_sha256
-from stages.common import PARAMS
 
 PIPELINE = Path("dvc.yaml")
 

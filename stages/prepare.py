@@ -2,7 +2,7 @@
 
 import typer
 
-from stages.common import PREPARED, clear_errors, load
+from nas.project import PREPARED, clear_errors, load
 
 app = typer.Typer(add_completion=False)
 

@@ -8,7 +8,7 @@ import os
 
 import typer
 
-from stages.common import PREPARED, REPORT, RUNS, clear_errors, load
+from nas.project import PREPARED, REPORT, RUNS, clear_errors, load
 
 LAUNCHED = "NAS_LAUNCHED"  # in the environment of a stage: who started it shows the table in the end
 app = typer.Typer(add_completion=False, help=__doc__)

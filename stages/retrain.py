@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from stages.common import PREPARED, clear_errors
+from nas.project import PREPARED, clear_errors
 
 if TYPE_CHECKING:
     from stages.trial import Trial
@@ -28,6 +28,7 @@ def run_retrain(work: "Trial") -> None:
 
     from nas.data.dataset import load_split
     from nas.records import read_record, write_json, write_record
+    from nas.registry import seed_name
     from nas.spaces.registry import get_space
     from nas.training.loop import run as run_loop
     from nas.training.retrain import RetrainJob, description, save_weights, weights_file, weights_of
@@ -47,7 +48,7 @@ def run_retrain(work: "Trial") -> None:
                 sized,
                 space,
                 space.parse(entry["architecture"]),
-                f"{work.key} {entry['name']}",
+                f"{seed_name(work.method)}-{work.seed} {entry['name']}",
                 seed,
                 data,
                 image_form(data.spec),

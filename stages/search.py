@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from stages.common import PREPARED, clear_errors
+from nas.project import PREPARED, clear_errors
 
 if TYPE_CHECKING:
     from stages.trial import Trial
@@ -53,10 +53,10 @@ def refuse_size(work: "Trial") -> None:
     Raises:
         ParamsError: `retrain` names such a size.
     """
-    from nas.config import ParamsError
+    from nas.architectures.base import ArchitectureError
+    from nas.config.sections import ParamsError
     from nas.data.spec import DataSpec
     from nas.records import read_json
-    from nas.spaces.architecture import ArchitectureError
     from nas.spaces.registry import get_space
     from nas.training.search import image_form
 

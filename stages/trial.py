@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.config import Config, ParamsError, parse_run_key
+from nas.config.params import Config, parse_run_key
+from nas.config.sections import ParamsError
+from nas.project import RUNS, load
 from nas.records import write_json
 from nas.tracking import Tracker
-from stages.common import RUNS, load
 from stages.lineage import checkpoints
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def trial(verb: str, key: str) -> Iterator[Trial]:
 
         device = prepare_device(config.runtime)
         if verb in ("search", "retrain"):
-            from nas.engine import describe
+            from nas.engine.placement import describe
 
             print(describe(config.runtime, device), flush=True)
         cache = checkpoints(verb, key, method, seed)

@@ -16,3 +16,5 @@ torch.set_num_threads(1)
 # A deadline measures the machine, not the code; drawn examples would make a failure come and go.
 settings.register_profile("nas", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("nas")
+
+pytest_plugins = ["tests.jobs"]

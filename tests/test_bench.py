@@ -11,8 +11,8 @@ import torch
 from bench import channels, ranking
 from bench.kernels import Kernels, kernels
 from bench.work import Work, random_choices, retrain_step, search_halves, search_step
-from nas.spaces.channel_masks import closed, dead_node, uniform
-from nas.spaces.channel_sizes import effective
+from nas.architectures.channel_masks import closed, dead_node, uniform
+from nas.architectures.channel_sizes import effective
 from tests.methods.settings import advance, batch, build
 
 PROJECT = Path(__file__).parents[1]

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from nas.architectures.genotypes import GENOTYPES
 from nas.complexity import Count, count, nearest_width, parameters
-from nas.config import Size
+from nas.config.params import Size
 from nas.contracts import ImageForm
-from nas.spaces.cells import AuxiliaryHead, stem
-from nas.spaces.genotypes import GENOTYPES
+from nas.spaces.blocks.stems import AuxiliaryHead, stem
 from nas.spaces.registry import get_space
 
 CIFAR10, CIFAR100 = ImageForm(3, 32, 32, 10), ImageForm(3, 32, 32, 100)

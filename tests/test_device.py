@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from nas import graphs
 from nas.data.dataset import Batch, ImageSet, Stream
-from nas.tasks import Tally
+from nas.engine import graphs
+from nas.engine.tasks import Tally
 from nas.training.checkpoint import Checkpoint, Interrupted, Stop
 from nas.training.determinism import prepare_device
 from nas.training.loop import run
@@ -16,7 +16,6 @@ from nas.training.search import SearchJob
 from tests.data.test_dataset import BOXES, COLOURS, FULL, image_set
 from tests.device import META, Apart, CrossingError, needs_gpu, never_waits
 from tests.methods.settings import SEARCHED, batch, build
-from tests.training.conftest import config, prepared, retrain_job  # noqa: F401 (fixtures)
 
 CUDA = torch.device("cuda")
 DEVICES = pytest.mark.parametrize("device", [META, pytest.param(CUDA, marks=needs_gpu)], ids=str)
@@ -29,9 +28,9 @@ UNREAD: list[tuple[str, dict[str, Any]]] = [
     ("darts", {"order": "first", **TABLED}),
     ("darts", {"order": "second", **TABLED}),
     ("darts", {"order": "first", "skip_dropout": 0.2}),
-    ("lfr-darts", {"epochs_each": 2, "future": "trainable", "order": "unrolled"}),
-    ("lfr-darts", {"epochs_each": 4, "prune": "progressive", "max_skips": 1, "skip_dropout": 0.1}),
-    ("lfr-darts", {"epochs_each": 2, "space": "nasbench201-layered"}),
+    ("lfr_darts", {"epochs_each": 2, "future": "trainable", "order": "unrolled"}),
+    ("lfr_darts", {"epochs_each": 4, "prune": "progressive", "max_skips": 1, "skip_dropout": 0.1}),
+    ("lfr_darts", {"epochs_each": 2, "space": "nasbench201_layered"}),
     ("eoinas", TABLED),
     ("eoinas", {}),
     ("tenas", {"warmup": 0, "prune_every": 2, "skip_mode": "fallback", "score_split": "valid"}),
@@ -39,8 +38,8 @@ UNREAD: list[tuple[str, dict[str, Any]]] = [
     ("asng", {"warmup_epochs": 1}),
     ("asng", {"warmup_epochs": 1, "space": "darts"}),
     ("asng", {"warmup_epochs": 1, "mixture_epochs": 1, **TABLED}),
-    ("is-nas", {"warmup_epochs": 1}),
-    ("is-nas", {"warmup_epochs": 1, "space": "mobile-cifar"}),
+    ("is_nas", {"warmup_epochs": 1}),
+    ("is_nas", {"warmup_epochs": 1, "space": "mobile_cifar"}),
 ]
 
 
@@ -88,9 +87,9 @@ def test_the_stand_in_lets_pass_what_a_gpu_does_not_wait_for():
 @DEVICES
 @pytest.mark.parametrize(("name", "changes"), UNREAD, ids=str)
 def test_no_step_of_a_search_waits_for_the_device(name, changes, device):
-    size = {"cells": 16} if changes.get("space") == "mobile-cifar" else {}
+    size = {"cells": 16} if changes.get("space") == "mobile_cifar" else {}
     method = build(name, method=changes, device=device, **size)
-    method.start_epoch(1 if name in ("eoinas", "lfr-darts") else 0)  # the first behind a warm-up of weights alone
+    method.start_epoch(1 if name in ("eoinas", "lfr_darts") else 0)  # the first behind a warm-up of weights alone
     for step in range(1 if name == "tenas" else 2):
         halves = [batch_on(device, 2 * step), batch_on(device, 2 * step + 1)]
         tally = never_waits(device, method.step, *halves)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas import config
+from nas.config import data as config
 from nas.data import colours, crops
 from nas.data.colours import Jitter
 from nas.data.crops import Boxes

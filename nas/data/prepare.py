@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nas import config
+from nas.config import data as config
 from nas.data.sources import Images, Labels, Part, Parts, load_source, read_positions
 from nas.data.spec import DataError, DataSpec
 from nas.records import in_project, replacing, write_record

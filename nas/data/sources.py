@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nas import config
+from nas.config import data as config
 from nas.data.spec import DataError
 from nas.records import in_project
 

@@ -1,19 +1,19 @@
 """How an architecture is found: one module per method, named like the method, loaded when asked for.
 
-`METHODS` is the list of what is built in. A module defines `Method` (a subclass of `nas.methods.base.SearchMethod`),
-`Params` (its section of `search`, a MethodParams), `DeriveParams` (its section of `derive`) and `derive`.
+A module defines `Method` (a subclass of `nas.methods.shared.base.SearchMethod`, or a function that builds one),
+`Params` (its section of `search`), `DeriveParams` (its section of `derive`) and `derive`. nas/registry.py lists the methods.
 """
 
 from importlib import import_module
 from types import ModuleType
 
-from nas.config import MethodParams, Section
-
-METHODS = ("given", "random", "darts", "eoinas", "lfr-darts", "tenas", "asng", "is-nas")  # in the order of the table
+from nas.config.params import MethodParams
+from nas.config.sections import Section
+from nas.registry import METHODS
 
 
 def method_module(name: str) -> ModuleType:
-    """The module of a method; the file has the method's very name, which DVC needs to watch it alone."""
+    """The module of a method. Raises KeyError, which lists the methods that are built in."""
     if name not in METHODS:
         raise KeyError(f"method {name!r} is not built in; built in: {', '.join(METHODS)}")
     return import_module(f"nas.methods.{name}")

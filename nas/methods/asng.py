@@ -5,7 +5,7 @@ Source: Akimoto, Shirakawa, Yoshinari, Uchida, Saito, Nishida, "Adaptive Stochas
 Neural Architecture Search", ICML 2019, arXiv 1905.08537; shirakawas/ASNG-NAS. An `eps` above 0 pays for complexity, by
 the penalty of Saito and Shirakawa (arXiv 1907.06341); several of them are as many searches, each with a supernet of its
 own: the independent searches that IS-NAS replaces by one.
-The mathematics is in nas/distributions.py, the search around it in nas/methods/sampled.py.
+The mathematics is in nas/methods/shared/distributions.py, the search around it in nas/methods/shared/sampled.py.
 """
 
 from typing import Annotated, Any
@@ -14,12 +14,13 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from nas.config import as_tuple
+from nas.config.sections import as_tuple
 from nas.contracts import Space
-from nas.methods import sampled
-from nas.methods.base import Derived, SearchMethod, Setting
-from nas.methods.sampled import Pool, SampledDeriveParams, SampledParams, SampledSearch, growing
-from nas.methods.several import InTurn
+from nas.methods.shared import sampled_derive
+from nas.methods.shared.base import Derived, SearchMethod, Setting
+from nas.methods.shared.repeated import InTurn
+from nas.methods.shared.sampled import Pool, SampledParams, SampledSearch, growing
+from nas.methods.shared.sampled_derive import SampledDeriveParams
 
 
 class Params(SampledParams):
@@ -56,4 +57,4 @@ def Method(params: Params, setting: Setting) -> SearchMethod[Params]:
 
 def derive(state: dict[str, Any], params: DeriveParams, space: Space) -> list[Derived]:
     """One architecture per search."""
-    return sampled.derive(state.get("searches", [state]), params, space)
+    return sampled_derive.derive(state.get("searches", [state]), params, space)

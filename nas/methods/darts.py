@@ -4,9 +4,9 @@ Source: Liu, Simonyan, Yang 2019, arXiv 1806.09055, sections 2.2 to 2.4; quark0/
 Shapes: alphas [edges, ops], one table per cell type. First order is xi = 0 of equation 7, second order xi = lr of the
 weights. Ours: `warmup_epochs` (0 in the paper), batches of the two halves paired by step, and that the supernet is
 judged by batch statistics.
-Remedies against the collapse into skip connections are options: `early_stop` (nas/methods/stopping.py), dropout behind
-skips that fades (P-DARTS, arXiv 1904.12760, section 3.3; here to 0 in a straight line, ours) and, in deriving, their
-largest number.
+Remedies against the collapse into skip connections are options: `early_stop` (nas/methods/shared/early_stopping.py), a
+dropout behind skips that decreases (P-DARTS, arXiv 1904.12760, section 3.3; here linearly to 0, ours) and, when a cell
+is derived, a limit on their number.
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,14 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from nas.config import MethodParams, SearchCommon, Section
+from nas.config.params import MethodParams, SearchCommon
+from nas.config.sections import Section
 from nas.contracts import ArchitectureLike, EdgeSpace, Pairs, SoftMix
 from nas.data.dataset import Batch
-from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, entropy, frozen, op_counts
-from nas.methods.relaxed import SKIP, AlphaTrainer, discretised, second_order
-from nas.methods.stopping import ITERATIONS, WINDOW, Sharpness, dominant_eigenvalue
-from nas.tasks import Tally, judge
+from nas.engine.tasks import Tally, judge
+from nas.methods.shared.base import Derived, SearchMethod, ValidPass, WeightTrainer, entropy, frozen, op_counts
+from nas.methods.shared.early_stopping import ITERATIONS, WINDOW, Sharpness, dominant_eigenvalue
+from nas.methods.shared.relaxed import SKIP, AlphaTrainer, discretised, second_order
 
 
 class Params(MethodParams):

@@ -16,14 +16,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nas.config import MethodParams, Section
+from nas.config.params import MethodParams
+from nas.config.sections import Section
 from nas.contracts import ArchitectureLike, EdgeSpace, SoftMix
 from nas.data.dataset import Batch
-from nas.methods.base import Derived, SearchMethod, Setting, ValidPass, WeightTrainer, entropy, frozen, op_counts
-from nas.methods.contest import best
-from nas.methods.relaxed import AlphaTrainer, shares, strongest_ops
-from nas.methods.several import BestOf
-from nas.tasks import Tally, judge
+from nas.engine.tasks import Tally, judge
+from nas.methods.shared.base import Derived, SearchMethod, Setting, ValidPass, WeightTrainer, entropy, frozen, op_counts
+from nas.methods.shared.relaxed import AlphaTrainer, shares, strongest_ops
+from nas.methods.shared.repeated import BestOf
+from nas.methods.shared.short_trainings import best
 
 NONE = 0  # its column in the tables of every space
 RELEASE_EPOCHS, RELEASE_WARMUP = 160, 20

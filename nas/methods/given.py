@@ -8,17 +8,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
 
-from nas.config import CheckedFile, MethodParams, ParamsError, Section, as_tuple
+from nas.config.params import CheckedFile, MethodParams
+from nas.config.sections import ParamsError, Section, as_tuple
 from nas.contracts import ArchitectureLike, Space
 from nas.data.dataset import Batch
-from nas.methods.base import Derived, SearchMethod, ValidPass
+from nas.engine.tasks import Tally
+from nas.methods.shared.base import Derived, SearchMethod, ValidPass
 from nas.records import RecordError, file_sha256, in_project, read_record
-from nas.tasks import Tally
 
 
 class Params(MethodParams):
     space: Literal[
-        "darts", "layered", "channel", "enas", "mobile", "mobile-cifar", "nasbench201", "nasbench201-layered"
+        "darts", "layered", "channel", "enas", "mobile", "mobile_cifar", "nasbench201", "nasbench201_layered"
     ]
     names: Annotated[tuple[str, ...], BeforeValidator(as_tuple)]  # of the space's published architectures
     record: CheckedFile | None  # an architectures.json that `derive` wrote

@@ -11,16 +11,17 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from nas.config import MethodParams, Section
+from nas.config.params import MethodParams
+from nas.config.sections import Section
 from nas.contracts import ArchitectureLike, Space
 from nas.data.dataset import Batch
-from nas.methods.base import Derived, SearchMethod, Setting, ValidPass
-from nas.methods.contest import Contest, best
-from nas.tasks import Tally
+from nas.engine.tasks import Tally
+from nas.methods.shared.base import Derived, SearchMethod, Setting, ValidPass
+from nas.methods.shared.short_trainings import Contest, best
 
 
 class Params(MethodParams):
-    space: Literal["darts", "layered", "nasbench201", "nasbench201-layered"]
+    space: Literal["darts", "layered", "nasbench201", "nasbench201_layered"]
     samples: int = Field(ge=1)
 
 

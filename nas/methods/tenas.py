@@ -18,12 +18,13 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from nas.complexity import Count
-from nas.config import MethodParams, ParamsError, Section
+from nas.config.params import MethodParams
+from nas.config.sections import ParamsError, Section
 from nas.contracts import GATES, GateMix, GateSpace
 from nas.data.dataset import Batch
-from nas.methods.base import Derived, SearchMethod, ValidPass, WeightTrainer, frozen
+from nas.engine.tasks import Tally, judge
+from nas.methods.shared.base import Derived, SearchMethod, ValidPass, WeightTrainer, frozen
 from nas.records import finite
-from nas.tasks import Tally, judge
 
 OP, MID, SKIP = range(3)
 Tables = list[Tensor]

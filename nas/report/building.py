@@ -8,13 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from nas.architectures.channel import ChannelArchitecture
 from nas.records import write_text
 from nas.report import channels, drawing, fronts, plots, table, truth
 from nas.report.collect import Run, Study, collect
 from nas.report.page import cell_name, channels_name, page
 from nas.report.sheet import Sheet, latex, markdown
 from nas.report.table import Row, results_csv, results_metrics, summarise, table_csv
-from nas.spaces.architecture import ChannelArchitecture
 
 
 def build(runs: Sequence[Run], folder: Path, spec: Path, out: Path) -> list[dict[str, Any]]:

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nas.architectures.cell_shape import EDGES, reductions
+from nas.architectures.channel import ChannelArchitecture
+from nas.architectures.channel_masks import Gates, statistics
+from nas.architectures.channel_sizes import OPERATIONS
 from nas.report.style import INK, PAPER, grid, look, save, short
-from nas.spaces.architecture import ChannelArchitecture
-from nas.spaces.channel_masks import Gates, statistics
-from nas.spaces.channel_sizes import OPERATIONS
-from nas.spaces.topology import EDGES, reductions
 
 READABLE = 10  # cells up to which a count fits into its square
 TITLES = {"op": "of the operation", "mid": "in its middle", "skip": "skipped"}

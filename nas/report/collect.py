@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from nas.architectures.base import Architecture, ArchitectureError
 from nas.records import RecordError, read_json, read_record
-from nas.spaces.architecture import Architecture, ArchitectureError
 
 Run = tuple[str, str, int]  # key, method, search seed
 History = Sequence[Mapping[str, Any]]
@@ -76,7 +76,7 @@ class Tested(_Part):
 
 
 class TrueCell(_Part):
-    """What a table says of a found cell (nas/table.py): accuracies, percentiles and regrets by column; millions."""
+    """A cell in the benchmark table (nas/benchmark_table.py): accuracies, percentiles, regrets by column; millions."""
 
     name: str
     id: str

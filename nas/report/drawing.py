@@ -8,9 +8,9 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nas.architectures.base import CellGraph
 from nas.report.layout import Layout, Slot, arrange
 from nas.report.style import INK, PAPER, SOFT, WIRE, colour, look, save, short
-from nas.spaces.architecture import CellGraph
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

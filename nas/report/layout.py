@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from nas.spaces.architecture import CellGraph
+from nas.architectures.base import CellGraph
 
 SWEEPS = 40  # of the two relaxations; both settle far earlier on cells of a dozen edges
 

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from nas.architectures.base import CellGraph
+from nas.architectures.channel import ChannelArchitecture
 from nas.collapse import collapsed
 from nas.report import channels
 from nas.report.collect import Found, Study, Trial
 from nas.report.plots import slimmed
 from nas.report.sheet import Sheet
 from nas.report.table import Row
-from nas.spaces.architecture import CellGraph, ChannelArchitecture
 
 CSS = """
 :root { color-scheme: light; }

@@ -5,17 +5,8 @@ from importlib import import_module
 from typing import TypeVar
 
 from nas.contracts import Space
+from nas.registry import SPACES
 
-SPACES = (  # nas/spaces/<name>.py
-    "darts",
-    "layered",
-    "channel",
-    "enas",
-    "nasbench201",
-    "nasbench201-layered",
-    "mobile",
-    "mobile-cifar",
-)
 _CLASSES: dict[str, type[Space]] = {}
 T = TypeVar("T", bound=type[Space])
 
@@ -37,5 +28,5 @@ def get_space(name: str) -> Space:
     """The space of this name; KeyError names those that are built in."""
     if name not in SPACES:
         raise KeyError(f"space {name!r} is not built in; built in: {', '.join(SPACES)}")
-    import_module(f"nas.spaces.{name}")
+    import_module(SPACES[name].space)
     return _CLASSES[name]()

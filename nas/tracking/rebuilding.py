@@ -96,6 +96,6 @@ def show_done(trial: "Trial", folder: Path, before: str | None = None) -> None:
 
 
 def owner(name: str, keys: Sequence[str]) -> str | None:
-    """The key that a file name speaks of: `cell-lfr-darts-1.png` is neither of darts-1 nor of lfr-darts-10."""
+    """The key that a file name speaks of: `cell-lfr_darts-1.png` is neither of darts-1 nor of lfr_darts-10."""
     found = [key for key in keys if re.search(rf"{re.escape(key)}(?!\d)", name)]
     return max(found, key=len, default=None)

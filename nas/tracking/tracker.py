@@ -130,7 +130,7 @@ class Tracker:
     def _warn(self, reason: str) -> None:
         if not self._warned:  # whoever comes first, the feeder or `close`
             self._warned = True
-            logger.warning("tracking is off: %s (`python -m stages.track rebuild` fills the view later)", reason)
+            logger.warning("tracking is off: %s (`python -m nas.commands.track rebuild` fills the view later)", reason)
 
 
 def status_of(error: BaseException | None) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from nas.config import parse_run_key
+from nas.config.params import parse_run_key
 from nas.records import content_id
 from nas.tracking.names import epoch_metrics, figures, flat, legal, numbers
 

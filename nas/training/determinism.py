@@ -5,7 +5,7 @@ import os
 
 import torch
 
-from nas.config import Runtime
+from nas.config.params import Runtime
 
 
 class DeviceError(ValueError):

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nas.tasks import Tally
+from nas.engine.tasks import Tally
 from nas.training.checkpoint import Checkpoint
 from nas.training.determinism import rng_state, set_rng_state
 from nas.training.progress import Progress

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas.config import Retrain, Size
+from nas.config.params import Retrain, Size
 from nas.contracts import ImageForm, Space
 from nas.data.dataset import Batch, ImageSet, Stream
 from nas.data.spec import DataSpec
-from nas.engine import place
+from nas.engine.placement import place
+from nas.engine.schedules import cosine, drop_path, exponential, linear, one_cycle, warmed
+from nas.engine.tasks import Classification, Tally, judge
 from nas.records import canonical, replacing
-from nas.schedules import cosine, drop_path, exponential, linear, one_cycle, warmed
-from nas.tasks import Classification, Tally, judge
 from nas.training.determinism import derived_seed, seed_everything
 from nas.training.loop import Job, Row
 
@@ -117,7 +117,9 @@ class Average:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network, self.decay, self.steps = copy.deepcopy(network), decay, 0
-        vars(self.network).pop("forward", None)  # as nas.engine placed it, it runs the network that is trained
+        vars(self.network).pop(
+            "forward", None
+        )  # as nas.engine.placement placed it, it runs the network that is trained
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:

@@ -7,14 +7,15 @@ from typing import Any
 import torch
 
 from nas.collapse import collapsed, parameterless
-from nas.config import Config
+from nas.config.params import Config
 from nas.contracts import ImageForm
 from nas.data.dataset import Batch, Stream, load_split
 from nas.data.spec import DataSpec
+from nas.engine.tasks import Tally
 from nas.methods import method_module
-from nas.methods.base import SearchMethod, Setting
+from nas.methods.shared.base import SearchMethod, Setting
+from nas.registry import seed_name
 from nas.spaces.registry import get_space
-from nas.tasks import Tally
 from nas.training.determinism import derived_seed, seed_everything
 from nas.training.loop import Job, Row
 
@@ -35,7 +36,7 @@ class SearchJob(Job):
         self.plain = Stream(valid, 4 * common.batch, None, 0)
         self.name, self.device = f"search {method}-{seed}", device
         self.steps, self.images = self.train.steps, len(train)
-        seed_everything("search", method, seed)
+        seed_everything("search", seed_name(method), seed)
         runtime = config.runtime
         self.space = get_space(params.space)
         form, precision = image_form(train.spec), runtime.precision
@@ -66,7 +67,7 @@ class SearchJob(Job):
         self.collapsed = found
 
     def _incumbent(self) -> Row:
-        """`incumbent`, or `incumbent.<name>`: the found cell as of now, in a space that tables know (nas/table.py)."""
+        """`incumbent`, or `incumbent.<name>`: the cell that would be derived now, in a space with a benchmark table."""
         texts = {name: self.space.text(found) for name, found in self.method.incumbent().items()}
         return {"incumbent" + f".{name}" * (name != "main"): text for name, text in texts.items() if text is not None}
 

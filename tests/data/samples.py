@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.config import Data
+from nas.config.data import Data
 from nas.records import file_sha256
 
 HALVES = {"search_train": "train[:50%]", "search_valid": "train[50%:]", "retrain": "train", "test": "test"}

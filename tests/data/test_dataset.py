@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.config import Augment
+from nas.config.data import Augment
 from nas.data import colours, crops
 from nas.data.dataset import CUT_COLUMN, CUT_ROW, LEFT, MIRROR, TOP, ImageSet, Stream, below, draw, load_split
 from nas.data.prepare import prepare

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas.config import Data
+from nas.config.data import Data
 from nas.data.sources import SOURCES, load_source, register_source
 from nas.data.spec import DataError
 from tests.data.samples import random_arrays, saved, section

@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from nas.complexity import Count
-from nas.config import SearchCommon, read_yaml
+from nas.config.params import SearchCommon
+from nas.config.yaml_file import read_yaml
 from nas.contracts import EdgeSpace, ImageForm, SoftMix
 from nas.data.dataset import Batch
-from nas.methods import METHODS, method_module, sections
-from nas.methods.base import Setting
-from nas.spaces.darts import DartsSpace
-from nas.spaces.layered import LayeredSpace
+from nas.methods import method_module, sections
+from nas.methods.shared.base import Setting
+from nas.registry import METHODS
+from nas.spaces.darts.layered import LayeredSpace
+from nas.spaces.darts.space import DartsSpace
 from nas.spaces.registry import get_space
 
 TREE = read_yaml(Path(__file__).parents[2] / "presets" / "digits.yaml")
@@ -30,7 +32,7 @@ WINDOW = {
     "budget": {"kind": "params", "value": 2500},
 }  # prunes in every epoch
 TABLED = {"space": "nasbench201"}
-STAGED = {"space": "nasbench201-layered"}
+STAGED = {"space": "nasbench201_layered"}
 # What shortens a method's search: its further ways are tested beside its first.
 SHORT: dict[str, list[dict[str, Any]]] = {
     "random": [{"samples": 2, **TABLED}, {"samples": 2, **STAGED}, {"samples": 2}],
@@ -41,7 +43,7 @@ SHORT: dict[str, list[dict[str, Any]]] = {
         {"order": "second", "early_stop": "eigenvalue"},
         {"early_stop": "skips", "stop_skips": 3, "skip_dropout": 0.2},
     ],
-    "lfr-darts": [
+    "lfr_darts": [
         {"future": "trainable", "order": "unrolled", "n_grow": 1, "epochs_each": 2},
         {"joint_reduction": False, "future": "absent", "epochs_each": 1, "warmup": 0, "inherit": True},
         {"epochs_each": 4, "prune": "progressive", "max_skips": 1, "skip_dropout": 0.1, "inherit": True},
@@ -74,7 +76,7 @@ SHORT: dict[str, list[dict[str, Any]]] = {
         {"eps": [0.0, 0.3]},
         {},
     ],
-    "is-nas": [
+    "is_nas": [
         {"share": "none", "weight_sampling": "iid", "complexity": "rank", "utility": "quantile", "margin": "none"},
         TABLED,
         {},

@@ -7,14 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from nas.architectures.cell_shape import EDGES
+from nas.architectures.darts import PRIMITIVES
 from nas.contracts import ImageForm, SoftMix
 from nas.data.dataset import Batch
 from nas.methods import sections
-from nas.methods.base import op_counts
 from nas.methods.darts import DeriveParams, derive, real_shares
-from nas.methods.relaxed import gradient, strongest_ops, unrolled_gradient
-from nas.spaces.architecture import EDGES, PRIMITIVES
-from nas.spaces.darts import DartsSpace
+from nas.methods.shared.base import op_counts
+from nas.methods.shared.relaxed import gradient, strongest_ops, unrolled_gradient
+from nas.spaces.darts.space import DartsSpace
 from tests.methods.settings import FORM, PRESET, STEPS, advance, batch, build, common, valid_pass
 
 LR, MOMENTUM, DECAY = 0.1, 0.9, 0.3

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.spaces.architecture import DartsArchitecture
-from nas.spaces.genotypes import _darts
+from nas.architectures.darts import DartsArchitecture
+from nas.architectures.genotypes import _darts
 from nas.spaces.registry import get_space
 from tests.methods.settings import STEPS, Remembering, advance, build, in_double_precision
 from tests.methods.test_methods import saved

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from nas.config import ParamsError
+from nas.architectures.genotypes import GENOTYPES
+from nas.architectures.nasbench201 import NasBench201Architecture
+from nas.config.sections import ParamsError
 from nas.methods import method_module, sections
 from nas.records import RecordError, canonical, file_sha256, write_record
-from nas.spaces.genotypes import GENOTYPES
-from nas.spaces.nasbench201_architecture import NasBench201Architecture
 from nas.spaces.registry import get_space
 from tests.methods.settings import PRESET, PRESET_DERIVE, build
 
@@ -110,6 +110,6 @@ def test_something_is_given_once(changes, message):
 
 def test_every_space_can_be_given():
     model: Any = sections()[0]["given"]
-    for name in ("darts", "layered", "channel", "enas", "mobile", "mobile-cifar", "nasbench201", "nasbench201-layered"):
+    for name in ("darts", "layered", "channel", "enas", "mobile", "mobile_cifar", "nasbench201", "nasbench201_layered"):
         assert get_space(name).name == name
         assert model.model_validate(PRESET["given"] | {"space": name}).space == name

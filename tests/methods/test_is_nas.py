@@ -1,4 +1,4 @@
-"""IS-NAS: what it does around the mathematics, which tests/test_distributions.py has."""
+"""IS-NAS: what it does around the mathematics, which tests/methods/shared/test_distributions.py has."""
 
 import copy
 from math import isfinite
@@ -8,15 +8,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from nas import distributions as ds
 from nas.collapse import parameterless
-from nas.config import Size
+from nas.config.params import Size
 from nas.contracts import SoftMix
+from nas.engine.schedules import cosine
 from nas.methods import method_module, sections
-from nas.methods.base import WeightTrainer
-from nas.methods.sampled import padded
+from nas.methods.shared import distributions as ds
+from nas.methods.shared.base import WeightTrainer
+from nas.methods.shared.sampled_derive import padded
 from nas.records import canonical
-from nas.schedules import cosine
 from nas.spaces.registry import get_space
 from tests.methods.settings import FORM, PRESET, STEPS, advance, batch, build, common, valid_pass
 
@@ -24,7 +24,7 @@ SPACE: Any = get_space("enas")
 
 
 def derived(state, **params):
-    module = method_module("is-nas")
+    module = method_module("is_nas")
     model = module.DeriveParams.model_validate({"rule": "mode", "controls": [], **params})
     return {found.name: found for found in module.derive(state, model, SPACE)}
 
@@ -42,7 +42,7 @@ def same(these, those):
 
 
 def test_with_one_distribution_it_is_asng_bit_for_bit():
-    one = build("is-nas", method={"eps": [0.3]})
+    one = build("is_nas", method={"eps": [0.3]})
     rows = [advance(one, 0, 2 * STEPS)]
     asng = build("asng", method={"eps": [0.3]})  # seeds the generator anew
     rows.append(advance(asng, 0, 2 * STEPS))
@@ -53,20 +53,20 @@ def test_with_one_distribution_it_is_asng_bit_for_bit():
 
 def test_without_an_answer_of_rank_lambda_is_refused():
     with pytest.raises(ValidationError, match="or ablation: true"):
-        build("is-nas", method={"lambda": 1})
-    build("is-nas", method={"lambda": 1, "ablation": True})
+        build("is_nas", method={"lambda": 1})
+    build("is_nas", method={"lambda": 1, "ablation": True})
     with pytest.raises(ValidationError, match="has no rank"):
-        build("is-nas", method={"lambda": 1, "ablation": True, "share": "none"})
+        build("is_nas", method={"lambda": 1, "ablation": True, "share": "none"})
 
 
 def test_eps_that_do_not_grow_are_refused():
     for eps in ([0.3, 0.0], [0.1, 0.1]):
         with pytest.raises(ValidationError, match="expected growing values, each once"):
-            build("is-nas", method={"eps": eps})
+            build("is_nas", method={"eps": eps})
 
 
 def test_passes_are_counted_by_kind_and_architectures_bear_their_eps():
-    method = build("is-nas", epochs=1)
+    method = build("is_nas", epochs=1)
     advance(method, 0, STEPS)
     assert method.passes == {"train_images": 2 * 4 * STEPS, "valid_images": 0, "judged_images": 4 * 4 * STEPS}
     found = derived(method.search_state(), controls=["random_matched"])
@@ -76,7 +76,7 @@ def test_passes_are_counted_by_kind_and_architectures_bear_their_eps():
 
 
 def test_separate_learns_weights_first_and_then_moves_distributions_on_frozen_weights():
-    method = build("is-nas", method={"mode": "separate", "warmup_epochs": 2}, epochs=4)
+    method = build("is_nas", method={"mode": "separate", "warmup_epochs": 2}, epochs=4)
     started, before = tables(method), weights(method)
     rows = advance(method, 0, 2 * STEPS)
     assert same(tables(method), started)
@@ -91,7 +91,7 @@ def test_separate_learns_weights_first_and_then_moves_distributions_on_frozen_we
 
 
 def test_simultaneous_with_a_warm_up_learns_weights_to_the_end():
-    method = build("is-nas", method={"warmup_epochs": 1}, epochs=2)
+    method = build("is_nas", method={"warmup_epochs": 1}, epochs=2)
     started = tables(method)
     advance(method, 0, STEPS)
     assert same(tables(method), started)
@@ -101,7 +101,7 @@ def test_simultaneous_with_a_warm_up_learns_weights_to_the_end():
     assert not same(weights(method), learnt)
 
 
-@pytest.mark.parametrize("name", ["asng", "is-nas"])
+@pytest.mark.parametrize("name", ["asng", "is_nas"])
 def test_a_search_may_be_longer_than_those_of_other_methods(name):
     method = build(name, method={"epochs": 3, "warmup_epochs": 2}, epochs=1)
     started = tables(method)
@@ -114,7 +114,7 @@ def test_a_search_may_be_longer_than_those_of_other_methods(name):
     assert [row["lr"] for row in rows] == [cosine(epoch, 3, common.lr, common.lr_min) for epoch in range(3)]
 
 
-@pytest.mark.parametrize("name", ["asng", "is-nas"])
+@pytest.mark.parametrize("name", ["asng", "is_nas"])
 def test_the_first_epochs_of_a_warm_up_may_train_all_operations_at_once(name):
     changes = {"space": "nasbench201", "warmup_epochs": 2, "mixture_epochs": 1}
     method = build(name, method=changes, epochs=3, cells=5)
@@ -141,15 +141,15 @@ def test_the_first_epochs_of_a_warm_up_may_train_all_operations_at_once(name):
 
 
 def test_a_warm_up_of_all_common_epochs_is_refused():
-    params = sections()[0]["is-nas"].model_validate(PRESET["is-nas"] | {"warmup_epochs": 2})
+    params = sections()[0]["is_nas"].model_validate(PRESET["is_nas"] | {"warmup_epochs": 2})
     params.check(common(epochs=3))
     with pytest.raises(ValueError, match=r"'warmup_epochs' is 2: expected less than the 2 of search.common.epochs"):
         params.check(common(epochs=2))
-    for name, changes in (("is-nas", {"epochs": 2}), ("lfr-darts", {"epochs_each": 2})):
+    for name, changes in (("is_nas", {"epochs": 2}), ("lfr_darts", {"epochs_each": 2})):
         short = sections()[0][name].model_validate(PRESET[name] | changes)
         with pytest.raises(ValueError, match=r"is 2: expected more than the 2 of 'search.common.lr_warmup_epochs'"):
             short.check(common(epochs=3, lr_warmup_epochs=2))
-    own = sections()[0]["is-nas"].model_validate(PRESET["is-nas"] | {"warmup_epochs": 2, "epochs": 2})
+    own = sections()[0]["is_nas"].model_validate(PRESET["is_nas"] | {"warmup_epochs": 2, "epochs": 2})
     with pytest.raises(ValueError, match=r"'warmup_epochs' is 2: expected less than the 2 of epochs"):
         own.check(common(epochs=3))
 
@@ -164,15 +164,15 @@ def test_a_warm_up_of_all_common_epochs_is_refused():
 )
 def test_a_warm_up_that_leaves_nothing_to_do_is_refused_with_the_parameters(changes, said):
     with pytest.raises(ValidationError, match=said):
-        sections()[0]["is-nas"].model_validate(PRESET["is-nas"] | changes)
+        sections()[0]["is_nas"].model_validate(PRESET["is_nas"] | changes)
 
 
 def test_costs_are_those_of_the_supernet_or_of_a_network_of_the_named_size():
-    at_search = build("is-nas")
+    at_search = build("is_nas")
     assert at_search.costs.max() == max(max(row) for rows in SPACE.costs(FORM, at_search.setting.common, affine=False)
                                         .values() for row in rows)  # fmt: skip
     size: Any = {"cells": 20, "channels": 36, "stem": "cifar"}
-    at_retrain = build("is-nas", method={"cost_at": size})
+    at_retrain = build("is_nas", method={"cost_at": size})
     assert at_retrain.costs.max() == 408_240  # sep_conv_5x5 of the normal cells
     assert at_retrain.costs.max(1).values.sum() == 4_717_440
     assert torch.equal(
@@ -182,7 +182,7 @@ def test_costs_are_those_of_the_supernet_or_of_a_network_of_the_named_size():
 
 @pytest.mark.parametrize(("eps", "n_w"), [([0.0, 0.1, 0.3], 1), ([0.0, 0.1, 0.3], 2), ([0.0, 0.03, 0.1, 0.3], 2)])
 def test_stratified_paths_come_equally_often_from_every_distribution(eps, n_w):
-    method = build("is-nas", method={"eps": eps, "n_w": n_w})
+    method = build("is_nas", method={"eps": eps, "n_w": n_w})
     drawn = [0] * len(eps)
     for _ in range(7 * n_w):
         drawn[method.next_distribution()] += 1
@@ -190,14 +190,14 @@ def test_stratified_paths_come_equally_often_from_every_distribution(eps, n_w):
 
 
 def test_iid_paths_do_not():
-    method = build("is-nas", method={"weight_sampling": "iid"})
+    method = build("is_nas", method={"weight_sampling": "iid"})
     drawn = [method.next_distribution() for _ in range(200)]
     assert 60 < sum(drawn) < 140
     assert any(drawn[at] == drawn[at + 1] for at in range(0, 200, 2))  # no rounds
 
 
 def test_without_sharing_every_distribution_learns_from_its_own_samples():
-    method = build("is-nas", method={"share": "none"})
+    method = build("is_nas", method={"share": "none"})
     samples, losses = torch.arange(8).view(4, 2), torch.arange(4.0)
     first, second = method.pools(samples, losses)
     assert torch.equal(first.samples, samples[:2])
@@ -213,7 +213,7 @@ def poison(method, choices, inputs=""):
 
 
 def test_a_loss_that_is_no_number_ranks_last_and_the_search_turns_away_from_it():
-    method = build("is-nas", method={"n_w": 1, "lambda": 4})
+    method = build("is_nas", method={"n_w": 1, "lambda": 4})
     poison(method, ["sep_conv_5x5"])
     method.trainer.descend = lambda loss: None  # the other weights stay as they are
     method.start_epoch(0)
@@ -233,7 +233,7 @@ def test_a_loss_that_is_no_number_ranks_last_and_the_search_turns_away_from_it()
 
 
 def test_a_loss_that_is_no_number_does_not_end_a_search_whose_weights_rest():
-    method = build("is-nas", method={"mode": "separate", "warmup_epochs": 1, "lambda": 8}, epochs=2)
+    method = build("is_nas", method={"mode": "separate", "warmup_epochs": 1, "lambda": 8}, epochs=2)
     poison(method, ["sep_conv_5x5"], inputs="2-0")
     method.start_epoch(1)
     losses = []
@@ -257,7 +257,7 @@ def test_the_correlation_is_a_mean_over_the_steps_that_have_one():
 
 
 def test_where_no_loss_is_a_number_nothing_moves_and_the_record_holds():
-    method = build("is-nas", epochs=1)
+    method = build("is_nas", epochs=1)
     method.supernet.classifier.weight.data.fill_(torch.nan)
     before = [d.state_dict() for d in method.distributions]
     (row,) = advance(method, 0, STEPS)
@@ -269,7 +269,7 @@ def test_where_no_loss_is_a_number_nothing_moves_and_the_record_holds():
 
 
 def test_equal_architectures_are_kept_and_the_later_one_says_so():
-    method = build("is-nas", epochs=1)
+    method = build("is_nas", epochs=1)
     advance(method, 0, STEPS)
     state = method.search_state()
     state["tables"][1] = state["tables"][0]
@@ -282,7 +282,7 @@ def test_equal_architectures_are_kept_and_the_later_one_says_so():
 
 
 def test_a_matched_control_is_random_and_of_about_the_size():
-    method = build("is-nas", epochs=1)
+    method = build("is_nas", epochs=1)
     advance(method, 0, STEPS)
     state, counts = method.search_state(), method.counts
     ends = torch.zeros(len(counts), dtype=torch.long), torch.tensor([count - 1 for count in counts])
@@ -300,7 +300,7 @@ def test_a_matched_control_is_random_and_of_about_the_size():
 
 
 def test_multiply_adds_are_those_of_the_paths_that_ran():
-    method = build("is-nas", epochs=1)
+    method = build("is_nas", epochs=1)
     spent = []
     run = method.run
 
@@ -316,8 +316,8 @@ def test_multiply_adds_are_those_of_the_paths_that_ran():
     assert len(spent) == STEPS * (2 + 4)
 
 
-@pytest.mark.parametrize(("name", "eps"), [("is-nas", [0.0, 0.3]), ("asng", [0.0])])
-@pytest.mark.parametrize("space", ["mobile", "mobile-cifar"])
+@pytest.mark.parametrize(("name", "eps"), [("is_nas", [0.0, 0.3]), ("asng", [0.0])])
+@pytest.mark.parametrize("space", ["mobile", "mobile_cifar"])
 def test_both_methods_search_the_chains_of_mobile_blocks(name, eps, space):
     cells, stem = (21, "imagenet") if space == "mobile" else (16, "cifar")
     method = build(name, method={"space": space, "eps": eps}, cells=cells, stem=stem, epochs=1)

@@ -10,19 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nas.config import Size
+from nas.architectures.cell_shape import EDGES
+from nas.architectures.darts import PRIMITIVES, LayeredArchitecture
+from nas.architectures.genotypes import GENOTYPES
+from nas.config.params import Size
 from nas.contracts import ImageForm
-from nas.methods import method_module, relaxed
-from nas.spaces.architecture import EDGES, PRIMITIVES, LayeredArchitecture
-from nas.spaces.cells import FoundCell, MixedCell, MixedOp
-from nas.spaces.genotypes import GENOTYPES
-from nas.spaces.layered import KINDS, LayeredSpace
-from nas.spaces.ops import supernet_op
+from nas.methods import method_module
+from nas.methods.shared import relaxed
+from nas.spaces.blocks.ops import supernet_op
+from nas.spaces.darts.cells import FoundCell, MixedCell, MixedOp
+from nas.spaces.darts.layered import KINDS, LayeredSpace
 from stages.derive import width_like
 from tests.methods.settings import PRESET, STEPS, Remembering, advance, batch, build, in_double
 from tests.methods.test_methods import assert_equal, saved
 
-lfr: Any = method_module("lfr-darts")
+lfr: Any = method_module("lfr_darts")
 SPACE = LayeredSpace()
 SKIP, D5 = PRIMITIVES.index("skip_connect"), PRIMITIVES.index("dil_conv_5x5")
 FULL = {"epochs_each": 25, "warmup": 10, "n_grow": 4}
@@ -31,7 +33,7 @@ ALL = torch.ones(14, 8, dtype=torch.bool)
 
 
 def params(**changes):
-    return lfr.Params.model_validate({**PRESET["lfr-darts"], **changes})
+    return lfr.Params.model_validate({**PRESET["lfr_darts"], **changes})
 
 
 def table(rows):
@@ -215,7 +217,7 @@ def test_the_best_operations_of_an_edge_are_those_that_stay(seed):
 
 def build_without_steps(cache: list[Any] = []):  # noqa: B006 (a supernet, built once)
     if not cache:
-        cache.append(build("lfr-darts", method={"epochs_each": 4, "prune": "progressive"}))
+        cache.append(build("lfr_darts", method={"epochs_each": 4, "prune": "progressive"}))
     return cache[0]
 
 
@@ -227,7 +229,7 @@ def bits(tensors):
 
 
 def test_states_of_the_cells_from_iteration_to_iteration():
-    method = build("lfr-darts", method=SHORT | {"n_grow": 4})
+    method = build("lfr_darts", method=SHORT | {"n_grow": 4})
     rows = advance(method, 0, 6 * STEPS)
     assert [row["cells"] for row in rows] == [5, 5, 8, 8, 11, 11]
     assert [row["iteration"] for row in rows] == [1, 1, 2, 2, 3, 3]
@@ -243,7 +245,7 @@ def test_states_of_the_cells_from_iteration_to_iteration():
 
 
 def test_only_current_alphas_learn_and_future_operations_weigh_an_eighth():
-    method = build("lfr-darts", method={"epochs_each": 3, "warmup": 1})
+    method = build("lfr_darts", method={"epochs_each": 3, "warmup": 1})
     assert set(method.architect.alphas) == {"normal_1", "reduce_1"}
     start = bits(method.alphas)
     advance(method, 0, STEPS)
@@ -259,7 +261,7 @@ def test_only_current_alphas_learn_and_future_operations_weigh_an_eighth():
 
 
 def test_found_cells_hold_no_mixed_edge_and_equal_what_was_committed():
-    method = build("lfr-darts", method=SHORT)
+    method = build("lfr_darts", method=SHORT)
     advance(method, 0, 3 * STEPS)
     assert set(method.mixed) == {"normal_2", "reduce_2", "normal_3"}
     for kind, cell in zip(method.growth.kinds, method.supernet.cells, strict=True):
@@ -281,7 +283,7 @@ def test_found_cells_hold_no_mixed_edge_and_equal_what_was_committed():
 
 def test_every_iteration_begins_with_fresh_weights_and_the_first_lr_unless_it_inherits():
     for inherit in (False, True):
-        method = build("lfr-darts", method=SHORT | {"inherit": inherit})
+        method = build("lfr_darts", method=SHORT | {"inherit": inherit})
         rows = advance(method, 0, 2 * STEPS)
         last = bits(method.supernet.state_dict())
         method.start_epoch(2)
@@ -294,7 +296,7 @@ def test_every_iteration_begins_with_fresh_weights_and_the_first_lr_unless_it_in
 
 
 def test_a_trainable_future_learns_and_is_thrown_away():
-    method = build("lfr-darts", method=SHORT | {"future": "trainable"})
+    method = build("lfr_darts", method=SHORT | {"future": "trainable"})
     advance(method, 0, 2 * STEPS)
     deeper = method.alphas["normal_3"].detach().clone()
     assert deeper.abs().max() > 0.01
@@ -304,7 +306,7 @@ def test_a_trainable_future_learns_and_is_thrown_away():
 
 
 def test_five_iterations_leave_the_reduction_cell_to_an_iteration_of_its_own():
-    method = build("lfr-darts", method={"joint_reduction": False, "epochs_each": 1, "warmup": 0, "inherit": True})
+    method = build("lfr_darts", method={"joint_reduction": False, "epochs_each": 1, "warmup": 0, "inherit": True})
     advance(method, 0, 1)
     assert list(method.architect.alphas) == ["normal_1"]
     assert "reduce_1" in method.mixed
@@ -315,7 +317,7 @@ def test_five_iterations_leave_the_reduction_cell_to_an_iteration_of_its_own():
 def test_the_unrolled_gradient_of_a_step_of_lr_zero_is_that_of_first_order():
     found = {}
     for order in ("first", "unrolled"):
-        method = build("lfr-darts", method={"order": order, "warmup": 0, "inherit": True})
+        method = build("lfr_darts", method={"order": order, "warmup": 0, "inherit": True})
         method.start_epoch(0)
         method.trainer.optimiser.param_groups[0]["lr"] = 0.0
         method.alpha_step(batch(0), batch(1))
@@ -327,7 +329,7 @@ def test_the_unrolled_gradient_of_a_step_of_lr_zero_is_that_of_first_order():
 
 def test_a_search_costs_what_its_supernets_cost(monkeypatch):
     monkeypatch.setattr(Remembering, "counts", True)
-    method = build("lfr-darts", method=SHORT)
+    method = build("lfr_darts", method=SHORT)
     expected = 0
     for epoch in range(method.epochs):
         advance(method, epoch * STEPS, (epoch + 1) * STEPS - 1)
@@ -341,7 +343,7 @@ def test_a_search_costs_what_its_supernets_cost(monkeypatch):
 
 
 def test_the_log_says_what_was_found_and_warns_of_skips(capsys):
-    method = build("lfr-darts", method=SHORT)
+    method = build("lfr_darts", method=SHORT)
     advance(method, 0, 2 * STEPS - 1)
     with torch.no_grad():
         method.alphas["reduce_1"][:, SKIP] += 9
@@ -355,7 +357,7 @@ def test_the_log_says_what_was_found_and_warns_of_skips(capsys):
 @pytest.mark.parametrize("side", [28, 32])
 def test_a_batch_of_fashion_mnist_runs_through_search_and_network(side):
     form = ImageForm(1, side, side, 10)
-    method = build("lfr-darts", method=SHORT, form=form)
+    method = build("lfr_darts", method=SHORT, form=form)
     images = torch.randn(4, 1, side, side).contiguous(memory_format=torch.channels_last)
     method.start_epoch(1)
     data = type(batch(0))(images, torch.arange(4))
@@ -377,7 +379,7 @@ def test_the_engine_and_the_reference_find_the_same_cells(monkeypatch):
     runs = {}
     for reference in (True, False):
         with in_double(monkeypatch, lfr.Method, reference):
-            method = build("lfr-darts", method=SHORT)
+            method = build("lfr_darts", method=SHORT)
             runs[reference] = method, advance(method, 0, 6 * STEPS)
     (plain, expected), (quick, rows) = runs[True], runs[False]
     assert quick.found == plain.found
@@ -446,12 +448,12 @@ PROGRESSIVE = {"epochs_each": 4, "prune": "progressive", "skip_dropout": 0.1, "i
     ],
 )
 def test_a_search_goes_on_wherever_it_was_to_the_same_bits(changes, at):
-    whole = build("lfr-darts", method=changes)
+    whole = build("lfr_darts", method=changes)
     advance(whole, 0, at)
     kept, generator = saved(whole.state_dict()), torch.get_rng_state()
     last = at + 3 * STEPS
     advance(whole, at, last)
-    again = build("lfr-darts", seed=9, method=changes)
+    again = build("lfr_darts", seed=9, method=changes)
     again.load_state_dict(kept)
     torch.set_rng_state(generator)
     advance(again, at, last)
@@ -460,7 +462,7 @@ def test_a_search_goes_on_wherever_it_was_to_the_same_bits(changes, at):
 
 
 def test_the_unrolled_gradient_is_that_of_the_step_which_the_weights_would_take(monkeypatch):
-    method = build("lfr-darts", method={"order": "unrolled", "warmup": 0, "inherit": True})
+    method = build("lfr_darts", method={"order": "unrolled", "warmup": 0, "inherit": True})
     advance(method, 0, 1)  # so that there is a momentum
     seen = []
 

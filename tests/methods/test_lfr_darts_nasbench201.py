@@ -6,23 +6,24 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from nas.config import ParamsError, parse_config
+from nas.architectures.nasbench201 import KINDS, OPERATIONS
+from nas.config.params import parse_config
+from nas.config.sections import ParamsError
 from nas.methods import method_module, sections
-from nas.spaces.nasbench201_architecture import KINDS, OPERATIONS
-from nas.spaces.nasbench201_cells import MixedCell, Residual, joined, layout
+from nas.spaces.nasbench201.cells import MixedCell, Residual, joined, layout
 from nas.spaces.registry import get_space
 from tests.methods.settings import PRESET, STAGED, STEPS, TREE, advance, build, in_double
 from tests.methods.test_methods import assert_equal, saved
-from tests.spaces.test_nasbench201 import NONE, OFFICIAL, ONE, POOL, SKIP, THREE
+from tests.spaces.nasbench201.test_space import NONE, OFFICIAL, ONE, POOL, SKIP, THREE
 
-lfr: Any = method_module("lfr-darts")
-SPACE: Any = get_space("nasbench201-layered")
+lfr: Any = method_module("lfr_darts")
+SPACE: Any = get_space("nasbench201_layered")
 SHORT = {**STAGED, "epochs_each": 2, "warmup": 1}
 ALL = torch.ones(6, 5, dtype=torch.bool)
 
 
 def params(**changes):
-    return lfr.Params.model_validate({**PRESET["lfr-darts"], **STAGED, **changes})
+    return lfr.Params.model_validate({**PRESET["lfr_darts"], **STAGED, **changes})
 
 
 def table(*leaders):
@@ -61,12 +62,12 @@ def test_groups_name_the_types_of_the_space():
 
 
 def test_without_retraining_nothing_would_judge_what_it_finds():
-    tree = {**TREE, "methods": ["lfr-darts"], "retrain": {**TREE["retrain"], "seeds": []}}
-    tree["search"] = {**PRESET, "lfr-darts": {**PRESET["lfr-darts"], **STAGED}}
+    tree = {**TREE, "methods": ["lfr_darts"], "retrain": {**TREE["retrain"], "seeds": []}}
+    tree["search"] = {**PRESET, "lfr_darts": {**PRESET["lfr_darts"], **STAGED}}
     tree["evaluate"] = {**TREE["evaluate"], "table": {"path": "t.csv", "sha256": "0" * 64}}
     with pytest.raises(ParamsError) as caught:
         parse_config(tree, *sections())
-    assert "'search.lfr-darts.space' is 'nasbench201-layered', of which no table knows" in str(caught.value)
+    assert "'search.lfr_darts.space' is 'nasbench201_layered', of which no table knows" in str(caught.value)
     assert parse_config({**tree, "retrain": TREE["retrain"]}, *sections()).retrain.seeds == (0,)
 
 
@@ -87,7 +88,7 @@ def test_the_weakest_skips_give_way_to_what_is_second_on_their_edge():
 
 
 def test_progressive_pruning_keeps_of_five_what_it_would_of_eight():
-    method = build("lfr-darts", method={**STAGED, "epochs_each": 4, "prune": "progressive"})
+    method = build("lfr_darts", method={**STAGED, "epochs_each": 4, "prune": "progressive"})
     left = []
     for epoch in range(4):
         advance(method, epoch * STEPS, (epoch + 1) * STEPS)
@@ -100,7 +101,7 @@ def test_progressive_pruning_keeps_of_five_what_it_would_of_eight():
 
 
 def test_a_search_goes_through_three_iterations():
-    method = build("lfr-darts", method={**SHORT, "n_grow": 2})
+    method = build("lfr_darts", method={**SHORT, "n_grow": 2})
     rows = advance(method, 0, 6 * STEPS)
     assert [row["cells"] for row in rows] == [3, 3, 4, 4, 5, 5]
     states = [" ".join(state for _, state in record["row"]) for record in method.records]
@@ -116,7 +117,7 @@ def test_a_search_goes_through_three_iterations():
 
 
 def test_future_operations_weigh_a_fifth():
-    method = build("lfr-darts", method=SHORT)
+    method = build("lfr_darts", method=SHORT)
     advance(method, 0, 2 * STEPS - 1)
     weights = method.mix().weights
     assert not torch.allclose(weights["cell_1"], torch.tensor(0.2), atol=1e-3)
@@ -131,7 +132,7 @@ def test_the_engine_and_the_reference_walk_the_same_search(monkeypatch, inherit)
     for reference in (True, False):
         monkeypatch.setattr(torch, "randn", lambda *a, randn=torch.randn, **k: randn(*a, **k).double())
         with in_double(monkeypatch, lfr.Method, reference):
-            method = build("lfr-darts", method={**SHORT, "inherit": inherit, "alpha_lr": 0.5})
+            method = build("lfr_darts", method={**SHORT, "inherit": inherit, "alpha_lr": 0.5})
             runs[reference] = method, advance(method, 0, 6 * STEPS)
         monkeypatch.undo()
     (plain, expected), (quick, rows) = runs[True], runs[False]
@@ -159,12 +160,12 @@ PROGRESSIVE = {**STAGED, "epochs_each": 4, "prune": "progressive", "skip_dropout
     ],
 )
 def test_a_search_goes_on_wherever_it_was_to_the_same_bits(changes, at):
-    whole = build("lfr-darts", method=changes)
+    whole = build("lfr_darts", method=changes)
     advance(whole, 0, at)
     kept, generator = saved(whole.state_dict()), torch.get_rng_state()
     last = min(at + 3 * STEPS, whole.epochs * STEPS)
     advance(whole, at, last)
-    again = build("lfr-darts", seed=9, method=changes)
+    again = build("lfr_darts", seed=9, method=changes)
     again.load_state_dict(kept)
     torch.set_rng_state(generator)
     advance(again, at, last)
@@ -173,7 +174,7 @@ def test_a_search_goes_on_wherever_it_was_to_the_same_bits(changes, at):
 
 
 def test_found_cells_run_one_operation_an_edge_and_cost_less():
-    method = build("lfr-darts", method={**SHORT, "n_grow": 1})
+    method = build("lfr_darts", method={**SHORT, "n_grow": 1})
     macs = []
     for epoch in range(6):
         advance(method, epoch * STEPS, (epoch + 1) * STEPS)
@@ -211,7 +212,7 @@ def test_the_notes_compare_edge_by_edge_and_follow_connections_alone():
 
 
 def test_the_log_speaks_of_no_edges_that_go(capsys):
-    advance(build("lfr-darts", method=SHORT), 0, 2 * STEPS)
+    advance(build("lfr_darts", method=SHORT), 0, 2 * STEPS)
     said = capsys.readouterr().out
     assert "  cell_1: " in said
     assert "third edge" not in said

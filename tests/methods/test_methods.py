@@ -8,11 +8,12 @@ from typing import get_args
 import pytest
 import torch
 
-from nas.config import Section
-from nas.methods import METHODS, method_module, sections
-from nas.methods.base import Derived, SearchMethod
+from nas.architectures.base import Architecture
+from nas.config.sections import Section
+from nas.methods import method_module, sections
+from nas.methods.shared.base import Derived, SearchMethod
 from nas.records import canonical
-from nas.spaces.architecture import Architecture
+from nas.registry import METHODS
 from nas.spaces.registry import get_space
 from tests.methods.settings import CASES, PRESET_DERIVE, STEPS, advance, build
 

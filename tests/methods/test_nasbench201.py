@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from nas.config import ParamsError, Section, validate
+from nas.architectures.nasbench201 import OPERATIONS
+from nas.config.sections import ParamsError, Section, validate
 from nas.methods import method_module, sections
 from nas.methods.darts import DeriveParams, derive
-from nas.spaces.nasbench201_architecture import OPERATIONS
 from nas.spaces.registry import get_space
 from tests.methods.settings import PRESET, PRESET_DERIVE, STEPS, advance, build
 
@@ -65,7 +65,7 @@ def test_eoinas_has_four_slimming_points_and_keeps_none_that_leads_to_the_end():
     assert int(method.alive["cell"].sum()) == 6
 
 
-@pytest.mark.parametrize("name", ["random", "darts", "eoinas", "asng", "is-nas"])
+@pytest.mark.parametrize("name", ["random", "darts", "eoinas", "asng", "is_nas"])
 def test_the_last_incumbent_is_what_derive_finds(name):
     method = build(name, method={**TABLED, **({"samples": 2} if name == "random" else {})}, epochs=1)
     if name == "random":
@@ -76,7 +76,7 @@ def test_the_last_incumbent_is_what_derive_finds(name):
     assert method.incumbent() == {found.name: found.architecture for found in derived}
 
 
-@pytest.mark.parametrize("name", ["asng", "is-nas"])
+@pytest.mark.parametrize("name", ["asng", "is_nas"])
 def test_a_warm_up_of_weights_knows_no_incumbent(name):
     method = build(name, method={"space": "nasbench201", "warmup_epochs": 1}, epochs=2)
     advance(method, 0, STEPS)
@@ -99,9 +99,9 @@ def test_the_incumbent_of_best_of_k_is_that_of_the_search_and_then_of_the_contes
     ("name", "space", "message"),
     [
         ("tenas", "nasbench201", "TENAS prunes channels and chooses no operations, so its one space is 'channel'"),
-        ("tenas", "nasbench201-layered", "TENAS prunes channels and chooses no operations, so its one space is"),
-        ("lfr-darts", "nasbench201", "input should be 'layered' or 'nasbench201-layered'"),
-        ("darts", "nasbench201-layered", "input should be 'darts' or 'nasbench201'"),
+        ("tenas", "nasbench201_layered", "TENAS prunes channels and chooses no operations, so its one space is"),
+        ("lfr_darts", "nasbench201", "input should be 'layered' or 'nasbench201_layered'"),
+        ("darts", "nasbench201_layered", "input should be 'darts' or 'nasbench201'"),
     ],
 )
 def test_a_method_that_cannot_search_here_says_so(name, space, message):

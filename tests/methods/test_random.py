@@ -1,6 +1,6 @@
+from nas.architectures.darts import DartsArchitecture
+from nas.architectures.genotypes import GENOTYPES
 from nas.methods.random import DeriveParams, derive, epochs_each
-from nas.spaces.architecture import DartsArchitecture
-from nas.spaces.genotypes import GENOTYPES
 from nas.spaces.registry import get_space
 from tests.methods.settings import STEPS, advance, build
 

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nas.config import ParamsError
+from nas.architectures.channel_masks import closed, dead_node
+from nas.architectures.channel_sizes import effective
+from nas.config.sections import ParamsError
 from nas.contracts import GATES, ImageForm
-from nas.spaces.channel import ChannelSpace
-from nas.spaces.channel_masks import closed, dead_node
-from nas.spaces.channel_sizes import effective
-from nas.spaces.channel_tables import to_masks
+from nas.spaces.channel.space import ChannelSpace
+from nas.spaces.channel.tables import to_masks
 from tests.methods.settings import FORM, PRESET, STEPS, WINDOW, advance, batch, build
 
 tenas = importlib.import_module("nas.methods.tenas")

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from stages.experiments import Experiments, find, working_state
-from stages.variants import read
+from nas.commands.experiments import Experiments, find, working_state
+from nas.commands.variants import read
 from tests.pipeline.project import wait_until
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
@@ -24,7 +24,7 @@ variants:
   fast:
     search: {darts: {alpha_lr: 0.5}}
 """
-RUN = (sys.executable, "-m", "stages.ablate", "run", "rate")
+RUN = (sys.executable, "-m", "nas.commands.ablate", "run", "rate")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.spaces.genotypes import GENOTYPES
+from nas.architectures.genotypes import GENOTYPES
 from tests.pipeline.project import family, is_clocked, ran
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]

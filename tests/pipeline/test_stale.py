@@ -43,7 +43,7 @@ def test_a_changed_parameter_runs_what_reads_it(stub, name, value, expected):
         ("params.yaml", set()),
         ("nas/methods/darts.py", DARTS | {"report"}),
         ("nas/report/style.py", {"report"}),
-        ("nas/config.py", set()),
+        ("nas/config/params.py", set()),
     ],
 )
 def test_a_comment_runs_what_has_the_file_as_a_dependency(stub, file, expected):
@@ -125,7 +125,7 @@ def test_another_parameter_code_or_input_is_another_fingerprint(stub, monkeypatc
     assert found() == seen[0], "retrain does not read evaluate.batch"
     stub.set({"retrain.epochs": 7})
     seen.append(found())
-    for file in ("nas/training/loop.py", "nas/spaces/ops.py", "runs/darts-0/architectures.json"):
+    for file in ("nas/training/loop.py", "nas/spaces/blocks/ops.py", "runs/darts-0/architectures.json"):
         with stub.path(file).open("a") as text:
             text.write("\n")
         seen.append(found())

@@ -1,20 +1,20 @@
-"""A study on disk as the stages leave it: random and is-nas, two search seeds each, is-nas with two architectures."""
+"""A study on disk as the stages leave it: random and is_nas, two search seeds each, is_nas with two architectures."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from nas.architectures.darts import PRIMITIVES
+from nas.architectures.genotypes import GENOTYPES
 from nas.records import write_json, write_record
-from nas.spaces.architecture import PRIMITIVES
-from nas.spaces.genotypes import GENOTYPES
 
-RUNS = [("random-0", "random", 0), ("random-1", "random", 1), ("is-nas-0", "is-nas", 0), ("is-nas-1", "is-nas", 1)]
+RUNS = [("random-0", "random", 0), ("random-1", "random", 1), ("is_nas-0", "is_nas", 0), ("is_nas-1", "is_nas", 1)]
 FOUND = {  # key -> name, genotype, test error of retrain seeds 0 and 1
     "random-0": [("random", "DARTS_V1", (3.0, 5.0))],
     "random-1": [("random", "PDARTS", (6.0, 8.0))],
-    "is-nas-0": [("eps=0.1", "DARTS_V2", (2.0, 2.5)), ("eps=0.2", "EOI_SEG", (4.0, 4.0))],
-    "is-nas-1": [("eps=0.1", "EOI_GNAS", (3.0, 3.5)), ("eps=0.2", "EOI_GNAS_2", (4.5, 5.5))],
+    "is_nas-0": [("eps=0.1", "DARTS_V2", (2.0, 2.5)), ("eps=0.2", "EOI_SEG", (4.0, 4.0))],
+    "is_nas-1": [("eps=0.1", "EOI_GNAS", (3.0, 3.5)), ("eps=0.2", "EOI_GNAS_2", (4.5, 5.5))],
 }
 SIZES = {"DARTS_V1": 0.10, "PDARTS": 0.14, "DARTS_V2": 0.12, "EOI_GNAS": 0.12, "EOI_SEG": 0.08, "EOI_GNAS_2": 0.09}
 

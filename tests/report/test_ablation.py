@@ -35,12 +35,12 @@ def test_a_row_per_variant_with_mean_and_deviation_over_its_searches():
 
 
 def test_methods_and_architectures_of_a_variant_have_rows_of_their_own():
-    trials = [outcome("random", best=3.0), outcome("is-nas", small=5.0, large=2.0), outcome("is-nas", small=6.0)]
+    trials = [outcome("random", best=3.0), outcome("is_nas", small=5.0, large=2.0), outcome("is_nas", small=6.0)]
     found = lines("all", trials)
     assert [(line.label, len(line.found)) for line in found] == [
         ("random", 1),
-        ("is-nas small", 2),
-        ("is-nas large", 1),
+        ("is_nas small", 2),
+        ("is_nas large", 1),
     ]
 
 

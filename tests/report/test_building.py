@@ -24,7 +24,7 @@ def test_the_report_is_what_was_promised(built):
     figures = {f"figures/{name}.{kind}" for name in {"front", *curves, *drawings} for kind in ("svg", "png")}
     tables = {"table.md", "table.csv", "table.tex", "results.csv", "results.metrics.json", "index.html"}
     assert set(files(disk.out)) == figures | tables
-    assert [row["label"] for row in rows] == ["random", "is-nas eps=0.1", "is-nas eps=0.2"]
+    assert [row["label"] for row in rows] == ["random", "is_nas eps=0.1", "is_nas eps=0.2"]
 
 
 def test_a_second_build_gives_the_same_bytes_and_drops_stale_figures(built, tmp_path):

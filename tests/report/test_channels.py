@@ -4,11 +4,11 @@ from html import unescape
 
 import pytest
 
+from nas.architectures.channel import ChannelArchitecture
+from nas.architectures.channel_masks import Gates, every, uniform
 from nas.records import write_record
 from nas.report import build, channels
 from nas.report.style import OPS, colour
-from nas.spaces.architecture import ChannelArchitecture
-from nas.spaces.channel_masks import Gates, every, uniform
 
 SIZES = {"compact": {"params": 13_986, "macs": 165_614}, "masked": {"params": 29_790, "macs": 278_400}}
 

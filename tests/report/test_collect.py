@@ -21,15 +21,15 @@ def refusal(disk):
 
 def test_trials_come_in_the_order_of_the_given_runs(disk):
     study = collect(disk.runs[::-1], disk.folder, disk.spec)
-    assert [trial.key for trial in study.trials] == ["is-nas-1", "is-nas-0", "random-1", "random-0"]
+    assert [trial.key for trial in study.trials] == ["is_nas-1", "is_nas-0", "random-1", "random-0"]
     assert study.images == 400
 
 
 @pytest.mark.parametrize("name", sorted(STAGES))
 def test_a_missing_record_names_the_file_and_the_stage(disk, name):
-    path = disk.folder / "is-nas-1" / name
+    path = disk.folder / "is_nas-1" / name
     path.unlink()
-    assert refusal(disk) == f"{path}: no such record. Run `dvc repro {STAGES[name]}@is-nas-1`"
+    assert refusal(disk) == f"{path}: no such record. Run `dvc repro {STAGES[name]}@is_nas-1`"
 
 
 @pytest.mark.parametrize("name", sorted(STAGES))
@@ -72,7 +72,7 @@ def test_an_architecture_that_cannot_be_drawn_is_refused(disk):
 
 
 def test_trials_tested_on_different_images_do_not_share_a_table(disk):
-    change(disk.folder / "is-nas-0" / "evaluate.json", lambda record: record.update(images=300))
+    change(disk.folder / "is_nas-0" / "evaluate.json", lambda record: record.update(images=300))
     assert "300 test images, random-0 has 400" in refusal(disk)
 
 

@@ -4,11 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nas.architectures.base import CellGraph, cell_graph
+from nas.architectures.cell_shape import NODES
+from nas.architectures.darts import PRIMITIVES
+from nas.architectures.genotypes import GENOTYPES
 from nas.report.drawing import compose, draw
 from nas.report.layout import arrange
 from nas.report.style import look
-from nas.spaces.architecture import NODES, PRIMITIVES, CellGraph, cell_graph
-from nas.spaces.genotypes import GENOTYPES
 
 DARTS_V2 = GENOTYPES["DARTS_V2"].graphs()[0]
 

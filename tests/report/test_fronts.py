@@ -20,7 +20,7 @@ def study(disk, write):
     """IS-NAS with a control for each of its two networks, ASNG with the same eps in searches of their own."""
     found = [("eps=0.1", "DARTS_V2", (2.0, 2.5)), ("eps=0.2", "EOI_SEG", (4.0, 4.0))]
     controls = [(f"{name}-random_matched", cell, (6.0, 6.0)) for name, cell, _ in found]
-    write(disk.folder / "is-nas-0", "is-nas-0", "is-nas", 0, [*found, *controls], {"train_images": 1_000_000})
+    write(disk.folder / "is_nas-0", "is_nas-0", "is_nas", 0, [*found, *controls], {"train_images": 1_000_000})
     write(disk.folder / "asng-0", "asng-0", "asng", 0, found[::-1], COUNTED)
     return collect([disk.runs[0], disk.runs[2], ("asng-0", "asng", 0)], *disk.where()[1:3])
 
@@ -46,12 +46,12 @@ def test_area_counts_the_cells_of_a_grid_that_a_point_dominates(found):
 
 def test_a_front_is_a_set_of_one_trial_and_a_control_one_of_its_own(study):
     found = {one.label: one for one in fronts(study)}
-    assert list(found) == ["is-nas", "is-nas random_matched", "asng"]  # random found one architecture, and has none
+    assert list(found) == ["is_nas", "is_nas random_matched", "asng"]  # random found one architecture, and has none
     corner = 1.1 * 0.12, 90.0  # DARTS_V2 is the largest network
     expected = area([(0.12, 2.25), (0.08, 4.0)], corner)
-    assert found["is-nas"].params_area == found["asng"].params_area == pytest.approx(expected)
-    assert found["is-nas random_matched"].params_area == pytest.approx(area([(0.12, 6.0), (0.08, 6.0)], corner))
-    assert (found["is-nas"].searches, found["is-nas"].networks, found["is-nas"].params_area_std) == (1, 2, None)
+    assert found["is_nas"].params_area == found["asng"].params_area == pytest.approx(expected)
+    assert found["is_nas random_matched"].params_area == pytest.approx(area([(0.12, 6.0), (0.08, 6.0)], corner))
+    assert (found["is_nas"].searches, found["is_nas"].networks, found["is_nas"].params_area_std) == (1, 2, None)
 
 
 def test_members_are_ordered_by_eps_and_their_sizes_compared(study):
@@ -60,15 +60,15 @@ def test_members_are_ordered_by_eps_and_their_sizes_compared(study):
 
 def test_equal_sizes_do_not_fall(disk, write):
     same = [("eps=0", "DARTS_V2", (2.0, 2.5)), ("eps=1", "DARTS_V2", (2.0, 2.5)), ("eps=2", "EOI_GNAS", (2.0, 2.0))]
-    write(disk.folder / "is-nas-0", "is-nas-0", "is-nas", 0, same)
+    write(disk.folder / "is_nas-0", "is_nas-0", "is_nas", 0, same)
     (front,) = fronts(collect([disk.runs[2]], *disk.where()[1:3]))
     assert (front.falls, front.pairs) == (0, 2)
 
 
 def test_a_backward_pass_counts_as_two_forward_ones_and_a_control_has_no_search(study):
     passes = {one.label: one.passes_m for one in fronts(study)}
-    assert passes == {"is-nas": 3.0, "is-nas random_matched": None, "asng": 3 * 1.5 + 2.0}
-    assert "One search of is-nas costs 0.46 of the passes of asng, and 1.00 of its time." in notes(fronts(study))
+    assert passes == {"is_nas": 3.0, "is_nas random_matched": None, "asng": 3 * 1.5 + 2.0}
+    assert "One search of is_nas costs 0.46 of the passes of asng, and 1.00 of its time." in notes(fronts(study))
 
 
 def test_deviation_is_over_search_seeds(disk):
@@ -82,7 +82,7 @@ def test_deviation_is_over_search_seeds(disk):
 def test_tables_have_the_fronts_below_and_metrics_beside(study):
     rows = summarise(study)
     text = markdown(sheets(study, rows))
-    assert "| is-nas random_matched | 1 | 2 |" in text
+    assert "| is_nas random_matched | 1 | 2 |" in text
     assert latex([sheet(fronts(study))]).count(r"\\") == 4
     metrics = json.loads(results_metrics(rows, {f"front {one.label}": one.metrics for one in fronts(study)}))
     assert metrics["front asng"].keys() == {"params_area_mean", "macs_area_mean", "n", "falls", "pairs"}

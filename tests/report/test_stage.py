@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.config import read_yaml
+from nas.config.yaml_file import read_yaml
 
 ROOT = Path(__file__).parents[2]
 PARAMS = ROOT / "presets" / "digits.yaml"

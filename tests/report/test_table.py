@@ -15,7 +15,7 @@ def study(disk):
 
 
 def test_rows_are_methods_or_the_architectures_of_a_method(study):
-    assert [row.label for row in summarise(study)] == ["random", "is-nas eps=0.1", "is-nas eps=0.2"]
+    assert [row.label for row in summarise(study)] == ["random", "is_nas eps=0.1", "is_nas eps=0.2"]
 
 
 def test_mean_and_deviation_are_over_search_seeds_of_means_over_retrain_seeds(study):
@@ -57,9 +57,9 @@ def test_the_results_have_a_line_per_network_in_the_order_of_the_runs(study):
         (line["method"], line["search_seed"], line["architecture"], line["retrain_seed"]) for line in lines[3:7]
     ] == [
         ("random", "1", "random", "1"),
-        ("is-nas", "0", "eps=0.1", "0"),
-        ("is-nas", "0", "eps=0.1", "1"),
-        ("is-nas", "0", "eps=0.2", "0"),
+        ("is_nas", "0", "eps=0.1", "0"),
+        ("is_nas", "0", "eps=0.1", "1"),
+        ("is_nas", "0", "eps=0.2", "0"),
     ]
     assert len(lines) == 12
     assert lines[3]["test_error"] == "8.0"

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
+from nas.architectures.nasbench201 import NasBench201Architecture
 from nas.records import RecordError, write_json, write_record
 from nas.report import build
 from nas.report.building import sheets
 from nas.report.collect import collect
 from nas.report.table import summarise
 from nas.report.truth import truths
-from nas.spaces.nasbench201_architecture import NasBench201Architecture
 
 SKIPS = NasBench201Architecture(operations=("skip_connect",) * 6)
 CONVS = NasBench201Architecture(operations=("nor_conv_3x3",) * 6)
@@ -18,7 +18,7 @@ RUNS = [("darts-0", "darts", 0), ("darts-1", "darts", 1)]
 
 
 def figures(accuracy):
-    """As nas.table gives them; CIFAR-100 and ImageNet16-120 lie 20 and 40 points lower."""
+    """As nas.benchmark_table gives them; CIFAR-100 and ImageNet16-120 lie 20 and 40 points lower."""
     columns = [("cifar10", 0.0), ("cifar100", 20.0), ("imagenet16", 40.0)]
     found = {f"{data}_{part}_acc": accuracy - lower for data, lower in columns for part in ("valid", "test")}
     return {**found, "cifar10_test_percentile": accuracy / 2, "cifar10_test_regret": 95 - accuracy}

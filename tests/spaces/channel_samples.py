@@ -2,9 +2,9 @@
 
 from hypothesis import strategies as st
 
-from nas.spaces.channel_masks import Cell, Gates, Masks, closed, every, widths
-from nas.spaces.channel_sizes import OPERATIONS
-from nas.spaces.topology import EDGES
+from nas.architectures.cell_shape import EDGES
+from nas.architectures.channel_masks import Cell, Gates, Masks, closed, every, widths
+from nas.architectures.channel_sizes import OPERATIONS
 
 
 @st.composite

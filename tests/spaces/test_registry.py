@@ -6,17 +6,18 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from nas.config import Size
+from nas.architectures.base import Architecture
+from nas.config.params import Size
 from nas.contracts import CategoricalSpace, EdgeSpace, GateMix, GateSpace, HardMix, ImageForm, SoftMix
-from nas.spaces.architecture import Architecture
-from nas.spaces.channel import SMALLEST
-from nas.spaces.registry import SPACES, get_space, register_space
+from nas.registry import SPACES
+from nas.spaces.channel.space import SMALLEST
+from nas.spaces.registry import get_space, register_space
 
 FORM, SIZE = ImageForm(1, 8, 8, 3), Size(cells=5, channels=2, stem="cifar")
 SIZES = {  # of the spaces that are for one depth
     "channel": SMALLEST,
     "mobile": Size(cells=21, channels=2, stem="imagenet"),
-    "mobile-cifar": Size(cells=16, channels=2, stem="cifar"),
+    "mobile_cifar": Size(cells=16, channels=2, stem="cifar"),
 }
 IMAGES, LABELS = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
 

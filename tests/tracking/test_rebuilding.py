@@ -16,8 +16,8 @@ RUNS = [("darts-0", "darts", 0), ("random-0", "random", 0)]
 
 
 def test_a_figure_belongs_to_the_longest_key_in_its_name():
-    keys = ["darts-1", "lfr-darts-1", "darts-10"]
-    assert owner("cell-lfr-darts-1.png", keys) == "lfr-darts-1"
+    keys = ["darts-1", "lfr_darts-1", "darts-10"]
+    assert owner("cell-lfr_darts-1.png", keys) == "lfr_darts-1"
     assert owner("cell-darts-10.png", keys) == "darts-10"
     assert owner("cell-darts-1-normal.svg", keys) == "darts-1"
     assert owner("accuracy.png", keys) is None

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.config import Runtime
+from nas.config.params import Runtime
 from nas.training.determinism import (
     DeviceError,
     derived_seed,

@@ -5,12 +5,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nas.architectures.channel import ChannelArchitecture
+from nas.architectures.channel_masks import Gates, every, uniform
+from nas.architectures.genotypes import GENOTYPES
 from nas.contracts import ImageForm
 from nas.data.dataset import Stream, load_split
-from nas.engine import place
-from nas.spaces.architecture import ChannelArchitecture
-from nas.spaces.channel_masks import Gates, every, uniform
-from nas.spaces.genotypes import GENOTYPES
+from nas.engine.placement import place
 from nas.spaces.registry import get_space
 from nas.training.checkpoint import Checkpoint, Stop
 from nas.training.loop import run

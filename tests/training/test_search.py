@@ -2,7 +2,7 @@ import torch
 
 from nas.contracts import ImageForm
 from nas.data.dataset import load_split
-from nas.methods import METHODS
+from nas.registry import METHODS
 from nas.training.search import image_form
 
 

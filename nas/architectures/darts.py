@@ -1,0 +1,118 @@
+"""Records of the spaces `darts` and `layered` (Liu, Simonyan, Yang 2019, arXiv 1806.09055, section 2.1)."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, model_validator
+
+from nas.architectures.base import Architecture, Cell, CellGraph, Concat, _tuples, cell_graph, register_architecture
+from nas.architectures.cell_shape import EDGES as EDGES
+from nas.architectures.cell_shape import NODES as NODES
+
+PRIMITIVES = (  # DARTS' list in DARTS' order: the index of an operation is its column in an alpha table
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+)
+
+
+def check_cell(name: str, cell: Cell) -> None:
+    """Eight pairs; the two predecessors of a node distinct and below it; real operations, never `none`."""
+    if len(cell) != 2 * NODES:
+        raise ValueError(f"{name} has {len(cell)} pairs, expected {2 * NODES}")
+    for index, (op, pred) in enumerate(cell):
+        node = 2 + index // 2
+        if op not in PRIMITIVES[1:]:
+            raise ValueError(f"{name}, node {node}: operation {op!r} is not one of {', '.join(PRIMITIVES[1:])}")
+        if not 0 <= pred < node:
+            raise ValueError(f"{name}, node {node}: predecessor {pred} is not below the node")
+    for node, (first, second) in enumerate(zip(cell[::2], cell[1::2], strict=True), start=2):
+        if first[1] == second[1]:
+            raise ValueError(f"{name}, node {node}: both edges come from {first[1]}, expected two predecessors")
+
+
+CONCAT = (2, 3, 4, 5)
+
+
+@register_architecture("darts")
+class DartsArchitecture(Architecture):
+    """A normal and a reduction cell (DARTS, section 2.1); the JSON form is quark0/darts' Genotype."""
+
+    space: Literal["darts"] = "darts"
+    normal: Cell
+    normal_concat: Concat = CONCAT
+    reduce: Cell
+    reduce_concat: Concat = CONCAT
+
+    @model_validator(mode="after")
+    def cells_are_valid(self) -> Self:
+        for name, cell in self.cells.items():
+            check_cell(name, cell)
+        check_concats(self)
+        return self
+
+    @property
+    def cells(self) -> dict[str, Cell]:
+        return {"normal": self.normal, "reduce": self.reduce}
+
+    def graphs(self) -> list[CellGraph]:
+        return [
+            cell_graph("normal", self.normal, self.normal_concat),
+            cell_graph("reduce", self.reduce, self.reduce_concat),
+        ]
+
+
+def check_concats(record: Any) -> None:
+    for name in ("normal_concat", "reduce_concat"):
+        if getattr(record, name) != CONCAT:
+            raise ValueError(f"{name} must be {list(CONCAT)}")
+
+
+STAGES = ("shallow", "middle", "deep")  # stretches of equal resolution, between them the reduction cells
+
+
+@register_architecture("layered")
+class LayeredArchitecture(Architecture):
+    """A normal cell for each stage and a reduction cell behind the first two (ours, for LFR-DARTS).
+
+    Both lists run from shallow to deep; the names of the stages stand in the record, since reversed lists would be
+    another valid one.
+    """
+
+    space: Literal["layered"] = "layered"
+    stages: Annotated[tuple[str, ...], BeforeValidator(_tuples)] = STAGES
+    normal: Annotated[tuple[Cell, Cell, Cell], BeforeValidator(_tuples)]
+    normal_concat: Concat = CONCAT
+    reduce: Annotated[tuple[Cell, Cell], BeforeValidator(_tuples)]
+    reduce_concat: Concat = CONCAT
+
+    @model_validator(mode="after")
+    def cells_are_valid(self) -> Self:
+        if self.stages != STAGES:
+            raise ValueError(f"stages must be {list(STAGES)}, in this order")
+        for name, cell in self.cells.items():
+            check_cell(name, cell)
+        check_concats(self)
+        return self
+
+    @staticmethod
+    def lift(pair: DartsArchitecture) -> "LayeredArchitecture":
+        """The same network, said in this space: its cells in every stage."""
+        return LayeredArchitecture(normal=(pair.normal,) * 3, reduce=(pair.reduce,) * 2)
+
+    @property
+    def cells(self) -> dict[str, Cell]:
+        """Cell type -> its cell, in order of depth."""
+        (n1, n2, n3), (r1, r2) = self.normal, self.reduce
+        return {"normal_1": n1, "reduce_1": r1, "normal_2": n2, "reduce_2": r2, "normal_3": n3}
+
+    def graphs(self) -> list[CellGraph]:
+        return [cell_graph(name, cell, CONCAT) for name, cell in self.cells.items()]
+
+    def sheets(self) -> dict[str, list[CellGraph]]:
+        """The stages side by side, shallow to deep: the normal cells, the reduction cells."""
+        return {kind: [g for g in self.graphs() if g.name.startswith(kind)] for kind in ("normal", "reduce")}

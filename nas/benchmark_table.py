@@ -1,0 +1,106 @@
+"""The judge of space `nasbench201`: a table of what each of its 15,625 cells reaches when it is trained in full.
+
+Source of the figures: X. Dong and Y. Yang, ICLR 2020, arXiv 2001.00326; docs/nasbench201.md says how to get them. A
+table is a CSV, plain or .gz, with a column `arch_str` (the benchmark's string) and the columns of ACCURACIES, in
+percent; other columns are left alone. This project ships none.
+"""
+
+import csv
+import gzip
+import io
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nas.records import file_sha256
+
+CELLS = 5**6
+ACCURACIES = tuple(f"{data}_{part}_acc" for data in ("cifar10", "cifar100", "imagenet16") for part in ("valid", "test"))
+NAME = "arch_str"
+GET_ONE = (
+    "docs/nasbench201.md says how to get a table; `python -m nas.commands.table` makes one of the benchmark's own file"
+)
+
+
+class TableError(ValueError):
+    """A table that cannot be used, or a cell that it lacks; names file, line and column, and says what to do."""
+
+
+class Table:
+    """What every cell reached: string -> percent, in the order of ACCURACIES."""
+
+    def __init__(self, rows: Mapping[str, Sequence[float]]) -> None:
+        self.rows = rows
+        self.ranked = [sorted(column) for column in zip(*rows.values(), strict=True)]
+
+    def judge(self, cell: str) -> dict[str, float]:
+        """Of each accuracy its value (`_acc`), `_percentile` among all cells and `_regret`, percent and points.
+
+        Percentile: the share of cells that are worse, those that are equal (it among them) counted half, so that the
+        median cell has 50. Regret: what the best cell of that column has more.
+        """
+        if cell not in self.rows:
+            raise TableError(f"the table has no cell {cell!r}: a found cell of another space has no figures in it")
+        figures = {}
+        for name, ranked, value in zip(ACCURACIES, self.ranked, self.rows[cell], strict=True):
+            below, up_to = bisect_left(ranked, value), bisect_right(ranked, value)
+            stem = name.removesuffix("_acc")
+            figures[name] = value
+            figures[f"{stem}_percentile"] = round(50 * (below + up_to) / len(ranked), 4)
+            figures[f"{stem}_regret"] = round(ranked[-1] - value, 4)
+        return figures
+
+
+def read_table(path: Path, sha256: str) -> Table:
+    """The table in a file with this checksum. Seconds are not needed: 15,625 rows. Raises TableError."""
+    if not path.is_file():
+        raise TableError(f"{path}: no such file ('evaluate.table.path'). {GET_ONE}; evaluate.table: null does without")
+    if (found := file_sha256(path)) != sha256:
+        raise TableError(f"{path}: its sha256 is {found}, but 'evaluate.table.sha256' is {sha256}: another table?")
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return parse_table(content.decode("utf-8"), str(path))
+    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
+        raise TableError(f"{path}: no CSV, plain or .gz ({error}). {GET_ONE}") from None
+
+
+def parse_table(text: str, source: str) -> Table:
+    """The table in a CSV text that came from `source`."""
+    reader = csv.DictReader(io.StringIO(text))
+    for name in (NAME, *ACCURACIES):
+        if name not in (reader.fieldnames or ()):
+            raise TableError(f"{source}: has no column '{name}'; expected {NAME}, {', '.join(ACCURACIES)}. {GET_ONE}")
+    rows: dict[str, tuple[float, ...]] = {}
+    for number, row in enumerate(reader, start=2):
+        if row[NAME] in rows:
+            raise TableError(f"{source}, line {number}: cell {row[NAME]} stands twice")
+        rows[row[NAME]] = tuple(percent(row[name], f"{source}, line {number}, column '{name}'") for name in ACCURACIES)
+    if len(rows) != CELLS:
+        raise TableError(f"{source}: has {len(rows)} cells, expected all {CELLS}. {GET_ONE}")
+    return Table(rows)
+
+
+def percent(text: str | None, where: str) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 100:
+        raise TableError(f"{where}: found {text!r}, expected an accuracy in percent")
+    return value
+
+
+def regret_curves(history: Sequence[Mapping[str, Any]], table: Table) -> dict[str, list[dict[str, float]]]:
+    """What the table says of the incumbent at each epoch of a search: name (`main` where there is one) -> rows.
+
+    `history`: rows with `epoch` and, per found cell, `incumbent` or `incumbent.<name>`; null before there is one.
+    """
+    curves: dict[str, list[dict[str, float]]] = {}
+    for row in history:
+        for column, cell in row.items():
+            head, _, name = column.partition(".")
+            if head == "incumbent" and cell is not None:
+                curves.setdefault(name or "main", []).append({"epoch": row["epoch"], **table.judge(cell)})
+    return curves

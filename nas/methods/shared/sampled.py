@@ -1,0 +1,375 @@
+"""What asng and is_nas share: a supernet of which single paths run, and distributions that learn from the ranks of
+what these paths lose.
+
+Every step trains the weights along `n_w` sampled paths and then judges `lambda` paths of each distribution on one
+batch, forward only. Tables live on the CPU, and a path is Python numbers: so the losses of the pool are brought over
+once a step, the one wait that the contract's rule against waiting allows (docs/design.md).
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import torch
+from pydantic import AfterValidator, Field, model_validator
+from torch import Tensor
+
+from nas.config.params import MethodParams, SearchCommon, Size
+from nas.contracts import ArchitectureLike, CategoricalSpace, EdgeSpace, SoftMix
+from nas.data.dataset import Batch
+from nas.engine.tasks import Tally, judge
+from nas.methods.shared import distributions as ds
+from nas.methods.shared.base import SearchMethod, ValidPass, WeightTrainer, op_counts
+from nas.methods.shared.distributions import Categorical, Direction, Estimator, StepRule
+from nas.methods.shared.sampled_derive import (
+    padded,
+    split,
+    trimmed,
+)
+
+COUNT = "count of "  # before the name of a figure that not every step has
+Auto = Annotated[float, Field(gt=0)] | Literal["auto"]
+
+EDGES = ("darts", "nasbench201")  # spaces whose supernets can run all operations of an edge at once
+
+
+class SampledParams(MethodParams):
+    """What both methods take; the names are those of docs/methods/is_nas.md."""
+
+    space: Literal["enas", "darts", "nasbench201", "mobile", "mobile_cifar"]
+    epochs: Annotated[int, Field(ge=1)] | Literal["common"]
+    lam: int = Field(ge=1, alias="lambda")
+    n_w: int = Field(ge=1)
+    step: Literal["asng", "fixed"]
+    alpha: float = Field(gt=0)
+    delta0: Auto
+    delta_max: Annotated[float, Field(gt=0)] | None
+    margin: Literal["auto", "none"]
+    complexity: Literal["exact", "rank"]
+    r_ref: Auto
+    cost_at: Literal["search"] | Size
+    utility: Literal["plain", "quantile"]
+    scale: Literal["code", "invariant"]
+    mode: Literal["simultaneous", "separate"]
+    warmup_epochs: int = Field(ge=0)
+    mixture_epochs: int = Field(ge=0)
+
+    def check(self, common: SearchCommon) -> None:
+        own = self.epochs != "common"
+        epochs = self.epochs if self.epochs != "common" else common.epochs
+        if common.lr_warmup_epochs >= epochs:
+            raise ValueError(
+                f"'epochs' is {epochs}: expected more than the {common.lr_warmup_epochs} of "
+                "'search.common.lr_warmup_epochs', or the lr is never reached"
+            )
+        if self.warmup_epochs >= epochs:
+            raise ValueError(
+                f"'warmup_epochs' is {self.warmup_epochs}: expected less than the {epochs} of "
+                f"{'epochs' if own else 'search.common.epochs'}, or no epoch is left to move the distributions in"
+            )
+
+    @model_validator(mode="after")
+    def warm_up_is_whole(self) -> Self:
+        if self.mixture_epochs and self.space not in EDGES:
+            raise ValueError(
+                f"'mixture_epochs' is {self.mixture_epochs}, but the supernet of space {self.space} runs single paths "
+                "alone: expected 0"
+            )
+        if self.mixture_epochs > self.warmup_epochs:
+            raise ValueError(
+                f"'mixture_epochs' is {self.mixture_epochs}: expected at most the {self.warmup_epochs} of the warm-up"
+            )
+        if self.mode == "separate" and not self.warmup_epochs:
+            raise ValueError(
+                "'warmup_epochs' is 0: with mode: separate these are the epochs that learn weights, at least 1"
+            )
+        return self
+
+
+def is_growing(eps: tuple[float, ...]) -> tuple[float, ...]:
+    if list(eps) != sorted(set(eps)):
+        raise ValueError("expected growing values, each once")
+    return eps
+
+
+growing = AfterValidator(is_growing)  # of coefficients: architectures are named by them
+
+
+P = TypeVar("P", bound=SampledParams)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What one distribution learns from in a step: samples [N, D], their losses and importance weights, [N] each."""
+
+    samples: Tensor
+    losses: Tensor
+    weights: Tensor
+
+
+class SampledSearch(SearchMethod[P]):
+    """A method says what its distributions are called, which complexity each pays for, and what each learns from."""
+
+    labels: list[str]
+    eps: list[float]
+
+    @abstractmethod
+    def pools(self, samples: Tensor, losses: Tensor) -> list[Pool]:
+        """Of each distribution, from the samples of all: `lambda` of the first, `lambda` of the second, and so on."""
+
+    @abstractmethod
+    def next_distribution(self) -> int:
+        """From which distribution the next path of a weight step is drawn."""
+
+    @property
+    def epochs(self) -> int:
+        """Those of all methods, or its own: a step along single paths costs a small part of a relaxed one."""
+        own = self.params.epochs
+        return super().epochs if own == "common" else own
+
+    def setup(self) -> None:
+        setting, params = self.setting, self.params
+        assert isinstance(setting.space, CategoricalSpace), f"space {setting.space.name} has no categorical variables"
+        self.space = setting.space
+        self.even = self.even_mixture() if params.mixture_epochs else None
+        self.names = self.space.categories()
+        self.counts = [len(row) for rows in self.names.values() for row in rows]
+        self.weight_epochs = self.planned_weight_epochs()
+        self.supernet = setting.place(self.space.supernet(setting.form, setting.common))
+        self.trainer = WeightTrainer(self.supernet, setting.common, self.weight_epochs)
+        self.costs = self.cost_table()
+        r_ref, delta0 = (None if value == "auto" else value for value in (params.r_ref, params.delta0))
+        self.estimator = Estimator(params.utility, params.scale, params.complexity, r_ref)
+        rule = StepRule(params.step, delta0, params.alpha, params.delta_max, params.margin)
+        self.distributions = [Categorical(self.counts, rule) for _ in self.labels]
+        self.seed = int(torch.randint(2**31, ()))  # of the random architectures that `derive` may be asked for
+        self.passes["judged_images"] = 0  # forward only
+        self.spent = 0  # multiply-adds
+        self.found: list[dict[str, float | None]] = []
+        self.sums: dict[str, float] = {}
+
+    def even_mixture(self) -> tuple[SoftMix, int]:
+        """All operations of every edge alike, and what an image costs then."""
+        space, setting = self.space, self.setting
+        assert isinstance(space, EdgeSpace)
+        shapes = {kind: (len(edges), len(edges[0])) for kind, edges in space.variables().items()}
+        weights = {kind: torch.full(shape, 1 / shape[1], device=setting.device) for kind, shape in shapes.items()}
+        return SoftMix(weights), space.supernet_macs(setting.form, setting.common)
+
+    def planned_weight_epochs(self) -> int:
+        """`separate` learns weights in the warm-up alone; else they are learnt to the end."""
+        return self.epochs if self.params.mode == "simultaneous" else self.params.warmup_epochs
+
+    def cost_table(self) -> Tensor:
+        """Parameters of every category, [D, K]: of the supernet whose loss is ranked, or of a network of this size."""
+        at, setting = self.params.cost_at, self.setting
+        searched = at == "search"
+        found = self.space.costs(setting.form, setting.common if at == "search" else at, affine=not searched)
+        return padded([row for kind in self.names for row in found[kind]])
+
+    # --- One step
+
+    def start_epoch(self, epoch: int) -> None:
+        super().start_epoch(epoch)
+        self.trainer.start_epoch(min(epoch, self.weight_epochs))
+        self.sums = {}
+        self.supernet.train()  # in judging a pool, too: batch norm by the batch, as ASNG's code
+
+    def step(self, train: Batch, valid: Batch) -> Tally:
+        tally = self.weight_step(train) if self.epoch < self.weight_epochs else None
+        judged = self.distribution_step(valid) if self.epoch >= self.params.warmup_epochs else None
+        found = tally or judged
+        assert found is not None, "an epoch learns weights, distributions or both"
+        return found
+
+    def weight_step(self, train: Batch) -> Tally:
+        if self.even is not None and self.epoch < self.params.mixture_epochs:
+            return self.mixture_step(train, *self.even)
+        return self.path_step(train)
+
+    def mixture_step(self, train: Batch, mix: SoftMix, macs: int) -> Tally:
+        """Ours: every operation of every edge at once, so that none has stood idle when ranks begin to count."""
+        logits = self.supernet(train.images, mix)
+        loss = self.setting.task.loss(logits, train.labels)
+        self.trainer.descend(loss)
+        images = len(train.labels)
+        self.passes["train_images"] += images
+        self.spent += 3 * images * macs
+        return Tally.of(loss, self.setting.task.correct(logits, train.labels), images)
+
+    def path_step(self, train: Batch) -> Tally:
+        """One step along the mean loss of `n_w` paths of the mixture, without importance weights."""
+        paths = [ds.draw(self.distributions[self.next_distribution()].table, 1)[0] for _ in range(self.params.n_w)]
+        logits = [self.run(path, train, backward=True) for path in paths]
+        losses = [self.setting.task.loss(found, train.labels) for found in logits]
+        self.trainer.descend(torch.stack(losses).mean())
+        images = len(train.labels)
+        self.passes["train_images"] += images * len(paths)
+        tallies = [
+            Tally.of(loss, self.setting.task.correct(found, train.labels), images)
+            for loss, found in zip(losses, logits, strict=True)
+        ]
+        return sum(tallies[1:], tallies[0])
+
+    def distribution_step(self, valid: Batch) -> Tally:
+        """Judge a pool on one batch, ask every distribution where to go by the old tables, then move them all."""
+        samples = torch.cat([ds.draw(d.table, self.params.lam) for d in self.distributions])
+        tallies = []
+        with torch.no_grad():
+            for path in samples:
+                logits = self.run(path, valid, backward=False)
+                loss = self.setting.task.loss(logits, valid.labels)
+                tallies.append(Tally.of(loss, self.setting.task.correct(logits, valid.labels), len(valid.labels)))
+        self.passes["judged_images"] += len(valid.labels) * len(samples)
+        figures = torch.stack(
+            [torch.stack([t.loss, t.correct.double()]) for t in tallies]
+        ).cpu()  # waits for the device
+        losses = figures[:, 0] / len(valid.labels)
+        pools = self.pools(samples, losses)
+        directions = [
+            self.estimator.direction(d.table, pool.samples, pool.losses, pool.weights, self.costs, eps)
+            for d, pool, eps in zip(self.distributions, pools, self.eps, strict=True)
+        ]
+        for m, (distribution, direction) in enumerate(zip(self.distributions, directions, strict=True)):
+            moved = direction is not None and distribution.step(direction.total)
+            self.note(m, pools[m], direction, moved)
+        self.note_pool(samples, losses, 100 * figures[:, 1].sum().item() / (len(valid.labels) * len(samples)))
+        known = [tally for tally, loss in zip(tallies, losses, strict=True) if loss.isfinite()] or tallies
+        return sum(known[1:], known[0])  # what diverged is ranked last, and is no failure of the whole
+
+    def run(self, sample: Tensor, batch: Batch, backward: bool) -> Tensor:
+        choices = self.split(sample.tolist())
+        macs = self.space.path_macs(self.setting.form, self.setting.common, choices)
+        self.spent += macs * len(batch.labels) * (3 if backward else 1)
+        return self.supernet(batch.images, self.space.path(choices))
+
+    def split(self, choices: Sequence[int]) -> dict[str, list[int]]:
+        return split(choices, self.names)
+
+    # --- What an epoch tells
+
+    def note(self, m: int, pool: Pool, direction: Direction | None, moved: bool) -> None:
+        """Sums over the steps of an epoch, of one distribution."""
+        self.add(f"ess{self.suffix(m)}", ds.effective(pool.weights))
+        self.add(f"weight_mean{self.suffix(m)}", pool.weights.mean().item())
+        top = f"weight_max{self.suffix(m)}"
+        self.sums[top] = max(self.sums.get(top, 0.0), pool.weights.max().item())
+        self.add(f"cosine{self.suffix(m)}", direction.cosine if direction is not None else 0.0)
+        self.add(f"skipped{self.suffix(m)}", float(not moved))
+
+    def note_pool(self, samples: Tensor, losses: Tensor, accuracy: float) -> None:
+        self.add("steps", 1.0)
+        self.add("valid_acc", accuracy)
+        if (known := losses[losses.isfinite()]).numel():
+            self.add_mean("valid_loss", known.mean().item())
+        sizes = ds.complexities(samples, self.costs)
+        if losses.isfinite().all() and losses.std() > 0 and sizes.std() > 0:
+            self.add_mean("correlation", torch.corrcoef(torch.stack([losses, sizes]))[0, 1].item())
+
+    def add(self, name: str, value: float) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def add_mean(self, name: str, value: float) -> None:
+        """Of what not every step has."""
+        self.add(name, value)
+        self.add(f"{COUNT}{name}", 1.0)
+
+    def suffix(self, m: int) -> str:
+        """Behind the figures of one distribution, where there are several."""
+        return f".{self.labels[m]}" if len(self.labels) > 1 else ""
+
+    def end_epoch(self, valid_pass: ValidPass) -> dict[str, Any]:
+        row: dict[str, Any] = {"lr": self.trainer.lr}
+        if steps := self.sums.get("steps"):
+            whole = ("weight_max", "skipped")  # no means
+            for name, value in self.sums.items():
+                if name != "steps" and not name.startswith(COUNT):
+                    row[name] = value if name.startswith(whole) else value / self.sums.get(f"{COUNT}{name}", steps)
+        row["entropy"] = sum(d.entropy for d in self.distributions) / len(self.distributions)
+        for m, distribution in enumerate(self.distributions):
+            row |= {f"{name}{self.suffix(m)}": value for name, value in self.figures(distribution).items()}
+        if self.epoch >= self.params.warmup_epochs:  # till then all are as likely, and the first would lead by a tie
+            row |= self.leading()
+        if self.epoch + 1 == self.epochs:
+            self.judge_modes(valid_pass)
+        return row
+
+    def figures(self, distribution: Categorical) -> dict[str, float]:
+        """Entropy (nats), likeliest probability, expected and likeliest complexity (millions), step and signal."""
+        mode = torch.tensor([ds.mode(distribution.table)])
+        return {
+            **({"entropy": distribution.entropy} if len(self.labels) > 1 else {}),
+            "certainty": distribution.table.max(1).values.mean().item(),
+            "complexity_m": (distribution.table * self.costs).sum().item() / 1e6,
+            "mode_complexity_m": ds.complexities(mode, self.costs).item() / 1e6,
+            "Delta": distribution.Delta,
+            "signal": distribution.signal_power / distribution.gamma if distribution.gamma else 0.0,
+        }
+
+    def leading(self) -> dict[str, float]:
+        """On how many variables each operation is the likeliest, in the mean over the distributions."""
+        totals: dict[str, float] = {}
+        for distribution in self.distributions:
+            tables = dict(zip(self.names, distribution.table.split([len(v) for v in self.names.values()]), strict=True))
+            for name, value in op_counts(tables, self.names).items():
+                totals[name] = totals.get(name, 0.0) + value / len(self.distributions)
+        return totals
+
+    def judge_modes(self, valid_pass: ValidPass) -> None:
+        """What each found architecture achieves with the supernet's weights, once, at the end."""
+        self.supernet.eval()
+        self.found = []
+        for distribution in self.distributions:
+            path = self.space.path(self.split(ds.mode(distribution.table)))
+            tally = judge(lambda images, path=path: self.supernet(images, path), valid_pass(), self.setting.task)  # type: ignore[misc]
+            loss, accuracy = tally.means()
+            self.found.append({"valid_loss": loss if isfinite(loss) else None, "valid_acc": accuracy})
+
+    def incumbent(self) -> dict[str, ArchitectureLike]:
+        """None in the warm-up, in which all categories are as likely."""
+        if self.epoch < self.params.warmup_epochs:
+            return {}
+        modes = [self.split(ds.mode(distribution.table)) for distribution in self.distributions]
+        return {label: self.space.choose(mode) for label, mode in zip(self.labels, modes, strict=True)}
+
+    # --- State
+
+    def search_state(self) -> dict[str, Any]:
+        """Tables and costs row by row, without what stands behind a variable's last category."""
+        return {
+            "labels": self.labels,
+            "eps": self.eps,
+            "r_ref": self.estimator.reference(self.costs),
+            "seed": self.seed,
+            "tables": [trimmed(d.table, self.counts) for d in self.distributions],
+            "costs": trimmed(self.costs, self.counts),
+            "found": self.found,
+        }
+
+    def macs(self) -> int:
+        """Of the paths that ran; a path that was judged went forward only and counts once."""
+        return self.spent
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "passes": self.passes,
+            "spent": self.spent,
+            "seed": self.seed,
+            "found": self.found,
+            "sums": self.sums,
+            "distributions": [d.state_dict() for d in self.distributions],
+            "supernet": self.supernet.state_dict(),
+            "weights": self.trainer.optimiser.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.start_epoch(state["epoch"])
+        self.passes, self.spent, self.seed = dict(state["passes"]), state["spent"], state["seed"]
+        self.found, self.sums = list(state["found"]), dict(state["sums"])
+        for distribution, saved in zip(self.distributions, state["distributions"], strict=True):
+            distribution.load_state_dict(saved)
+        self.supernet.load_state_dict(state["supernet"])
+        self.trainer.optimiser.load_state_dict(state["weights"])

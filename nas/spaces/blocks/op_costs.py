@@ -1,0 +1,43 @@
+"""What the operations of a network of cells cost, per cell type: the same for every space of such cells."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from torch import nn
+
+from nas.architectures.cell_shape import reductions
+from nas.complexity import count
+from nas.config.params import Size
+from nas.contracts import ImageForm
+from nas.spaces.blocks.stems import check_stem
+
+Build = Callable[[str, int, int], nn.Module]  # operation, channels, stride
+
+
+def cell_maps(form: ImageForm, size: Size) -> Iterator[tuple[str, int, tuple[int, int]]]:
+    """Of each cell its type, its width and the map of its inputs."""
+    channels, height, width = size.channels, form.height, form.width
+    for index in range(size.cells):
+        reduce = index in reductions(size.cells)
+        channels *= 2 if reduce else 1
+        yield "reduce" if reduce else "normal", channels, (height, width)
+        if reduce:
+            height, width = (height + 1) // 2, (width + 1) // 2
+
+
+def op_prices(ops: Sequence[str], build: Build, form: ImageForm, size: Size) -> dict[tuple[str, str, int], list[int]]:
+    """(cell type, operation, stride) -> parameters and multiply-adds, summed over the cells of the type.
+
+    In a reduction cell an operation of stride 1 runs on the halved map. A normal cell has stride 1 alone.
+    """
+    check_stem(size, "a search by categories")
+    prices: dict[tuple[str, str, int], list[int]] = {}
+    for kind, channels, (height, width) in cell_maps(form, size):
+        for stride in (1, 2) if kind == "reduce" else (1,):
+            halve = kind == "reduce" and stride == 1
+            shape = (channels, (height + 1) // 2, (width + 1) // 2) if halve else (channels, height, width)
+            for op in ops:
+                found = count(lambda: build(op, channels, stride), shape)  # noqa: B023 (called at once)
+                price = prices.setdefault((kind, op, stride), [0, 0])
+                price[0] += found.params
+                price[1] += found.macs
+    return prices

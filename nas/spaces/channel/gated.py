@@ -1,0 +1,175 @@
+"""Cells of one fixed operation: gated, as a search trains them, and compact, with dead channels truly gone.
+
+Shape legend: B batch, C width of the cell, H x W its map, E = 14 edges; U, M, S, K as in channel_masks.
+A node is the sum over its edges of  g_op * op(x) + g_skip * S(x);  S is the identity, and average pooling 2x2 where the
+edge has stride 2. Gates act right after batch norms; a double operation has one more in its middle.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nas.architectures.cell_shape import EDGES, NODES
+from nas.architectures.channel_sizes import OPERATIONS, Operation
+from nas.config.params import Size
+from nas.contracts import GatedSupernet, GateMix, ImageForm
+from nas.spaces.blocks.mixing import summed
+from nas.spaces.blocks.ops import DepthwiseConv2d, PointwiseConv2d, batch_norm, drop_path
+from nas.spaces.blocks.stems import _layout, _Widths, input_stem, preprocess
+
+
+class Pass(nn.Module):
+    """ReLU, convolution, batch norm, gate: [B, c_in, H, W] -> [B, c_out, ceil(H / stride), ceil(W / stride)]."""
+
+    def __init__(self, operation: Operation, c_in: int, c_out: int, stride: int, affine: bool) -> None:
+        super().__init__()
+        kernel, dilation = operation.kernel, operation.dilation
+        self.depthwise = DepthwiseConv2d(c_in, kernel, stride, dilation) if operation.separable else None
+        self.convolution = (
+            PointwiseConv2d(c_in, c_out)
+            if operation.separable
+            else nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
+        )
+        self.bn = batch_norm(c_out, affine)
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        """`gate`: [C], [B, C], or None for an open one."""
+        x = F.relu(x)
+        x = self.convolution(x if self.depthwise is None else self.depthwise(x))
+        return self.bn(x) if gate is None else gated_norm(self.bn, x, gate)
+
+    def parts(self, inputs: Tensor | None, outputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Weights that feed gated channels alone, with what of them feeds an open one."""
+        rows, columns = outputs[:, None, None, None], inputs
+        yield self.convolution.weight, rows if columns is None else rows & columns[:, None, None]
+        if self.depthwise is not None and columns is not None:
+            yield self.depthwise.weight, columns[:, None, None, None]
+        yield from ((scale, outputs) for scale in self.bn.parameters())  # none in a search by gradients
+
+
+def gated_norm(bn: nn.Module, x: Tensor, gate: Tensor) -> Tensor:
+    """gate * batch norm(x). A gate per channel is the norm's own scale, which costs no pass over the pixels."""
+    assert isinstance(bn, nn.BatchNorm2d)
+    if gate.dim() > 1:
+        y = bn(x)
+        return y * gate[:, :, None, None].to(y.dtype)
+    scale, shift = (bn.weight * gate, bn.bias * gate) if bn.affine else (gate, None)
+    if bn.training and bn.num_batches_tracked is not None:
+        bn.num_batches_tracked.add_(1)
+    by_batch = bn.training or bn.running_mean is None
+    return F.batch_norm(x, bn.running_mean, bn.running_var, scale, shift, by_batch, bn.momentum or 0.0, bn.eps)
+
+
+class Edge(nn.Module):
+    """The operation of an edge: u channels in, m in the middle if it is double, s out."""
+
+    def __init__(self, operation: Operation, u: int, m: int, s: int, stride: int, affine: bool) -> None:
+        super().__init__()
+        self.first = Pass(operation, u, m if operation.double else s, stride, affine)
+        self.second = Pass(operation, m, s, 1, affine) if operation.double else None
+
+    def forward(self, x: Tensor, op: Tensor | None = None, mid: Tensor | None = None) -> Tensor:
+        if self.second is None:
+            return self.first(x, op)
+        return self.second(self.first(x, mid), op)
+
+    def parts(self, op: Tensor, mid: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.second is None:
+            yield from self.first.parts(None, op)
+        else:
+            yield from self.first.parts(None, mid)
+            yield from self.second.parts(mid, op)
+
+    @property
+    def norms(self) -> tuple[nn.Module, nn.Module | None]:
+        """Before the op gate, before the mid gate."""
+        return (self.first.bn, None) if self.second is None else (self.second.bn, self.first.bn)
+
+
+def wires(states: Sequence[Tensor], reduce: bool) -> list[Tensor]:
+    """S of the two inputs; a last odd row or column is averaged by itself."""
+    return [F.avg_pool2d(x, 2, 2, ceil_mode=True) if reduce else x for x in states]
+
+
+def _dropped(y: Tensor, probability: float, training: bool) -> Tensor:
+    """Drop path of an operation; skips are not dropped."""
+    return drop_path(y, probability) if training and probability > 0 else y
+
+
+# --- Gated
+
+
+class GatedCell(nn.Module):
+    def __init__(
+        self, operation: Operation, c_before: int, c_last: int, channels: int, halve: bool, reduce: bool, affine: bool
+    ) -> None:
+        super().__init__()
+        self.reduce = reduce
+        self.input_0 = preprocess(c_before, channels, halve, affine)
+        self.input_1 = preprocess(c_last, channels, False, affine)
+        strides = [2 if reduce and pred < 2 else 1 for _, pred in EDGES]
+        self.edges = nn.ModuleList(Edge(operation, channels, channels, channels, s, affine) for s in strides)
+
+    def forward(
+        self,
+        before: Tensor,
+        last: Tensor,
+        gates: Tensor,
+        running: Sequence[tuple[bool, bool]] | None,
+        drop_probability: float = 0.0,
+    ) -> Tensor:
+        states = [self.input_0(before), self.input_1(last)]
+        skips = wires(states, self.reduce)
+        of_edge = [edge.unbind(-2) for edge in gates.unbind(-3)]
+        for node in range(2, 2 + NODES):
+            parts = []
+            for e, (j, pred) in enumerate(EDGES):
+                runs, skip = (j == node, j == node) if running is None or j != node else running[e]
+                op, mid, wire = of_edge[e]
+                if runs:
+                    parts.append(_dropped(self.edges[e](states[pred], op, mid), drop_probability, self.training))
+                if skip:
+                    parts.append(skips[pred] * wire[..., None, None].to(skips[pred].dtype))
+            states.append(summed(parts))
+            skips.append(states[-1])
+        return torch.cat(states[2:], dim=1)
+
+
+class GatedNetwork(GatedSupernet):
+    """Every channel of every edge at once: forward(images, mix) -> logits [B, classes]."""
+
+    def __init__(self, form: ImageForm, size: Size, op: str, affine: bool) -> None:
+        super().__init__()
+        self.stem = input_stem(form, size)
+        width = _Widths(size)
+        self.cells = nn.ModuleList(
+            GatedCell(OPERATIONS[op], *width.next(reduce), reduce, affine) for reduce in _layout(size.cells)
+        )
+        self.classifier = nn.Linear(width.last, form.classes)
+
+    def forward(self, images: Tensor, mix: GateMix) -> Tensor:
+        before, last = self.stem(images)
+        for k, cell in enumerate(self.cells):
+            running = None if mix.running is None else mix.running[k]
+            before, last = last, cell(before, last, mix.gates[k], running)
+        return self.classifier(last.mean((2, 3)))
+
+    def parts(self, gates: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        for edges, table in zip(self._edges(), gates, strict=True):
+            for edge, (op, mid, _) in zip(edges, table, strict=True):
+                yield from edge.parts(op, mid)
+
+    def _edges(self) -> list[list[Any]]:
+        """Per cell its 14 edges."""
+        return [list(cell.get_submodule("edges").children()) for cell in self.cells]
+
+    def scales(self) -> list[Tensor]:
+        found = []
+        for edges in self._edges():
+            none = torch.full_like(edges[0].first.bn.weight, torch.inf)
+            rows = [[none if bn is None else bn.weight.detach().abs() for bn in (*e.norms, None)] for e in edges]
+            found.append(torch.stack([torch.stack(row) for row in rows]))
+        return found

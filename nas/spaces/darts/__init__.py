@@ -1,0 +1,1 @@
+"""Spaces `darts` and `layered`: the cells of DARTS."""

@@ -1,0 +1,1 @@
+"""Space `enas`: the micro space of ENAS."""

@@ -1,0 +1,1 @@
+"""Spaces `mobile` and `mobile_cifar`: a chain of mobile blocks."""

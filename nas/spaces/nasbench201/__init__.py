@@ -1,0 +1,1 @@
+"""Spaces `nasbench201` and `nasbench201_layered`: the cells of NAS-Bench-201."""
