@@ -100,7 +100,7 @@ def test_no_step_of_a_search_waits_for_the_device(name, changes, device):
 @pytest.mark.parametrize(
     "changes", [{}, {"ema": 0.9, "label_smoothing": 0.1}, {"schedule": "one_cycle", "warmup_epochs": 1}], ids=str
 )
-def test_no_step_of_a_retraining_waits_for_the_device(retrain_job, changes, device):  # noqa: F811
+def test_no_step_of_a_retraining_waits_for_the_device(retrain_job, changes, device):
     job = retrain_job(device=device, augment=FULL, **changes)
     job.start_epoch(1)
     for step in range(2):
@@ -122,7 +122,7 @@ def test_no_batch_waits_for_the_device(augment, device):
 @needs_gpu
 @pytest.mark.usefixtures("switches")
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_a_retraining_on_a_gpu_is_the_same_bits_from_graphs(config, retrain_job, precision, monkeypatch):  # noqa: F811
+def test_a_retraining_on_a_gpu_is_the_same_bits_from_graphs(config, retrain_job, precision, monkeypatch):
     monkeypatch.setattr(graphs, "SEEN", 0)
     prepare_device(config.runtime.model_copy(update={"device": "cuda"}))
     found = []
@@ -154,7 +154,7 @@ def switches():
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = kernels[1:]
 
 
-def of_search(config, prepared, method: str, precision: str, device: torch.device, replayed: bool = False) -> SearchJob:  # noqa: F811
+def of_search(config, prepared, method: str, precision: str, device: torch.device, replayed: bool = False) -> SearchJob:
     changes = {"device": device.type, "precision": precision, "graphs": replayed}
     runtime = config.runtime.model_copy(update=changes)
     prepare_device(runtime)
@@ -166,8 +166,8 @@ def of_search(config, prepared, method: str, precision: str, device: torch.devic
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("method", SEARCHED)
 def test_a_search_on_a_gpu_is_the_same_bits_again_after_a_stop_and_from_graphs(
-    config,  # noqa: F811
-    prepared,  # noqa: F811
+    config,
+    prepared,
     method,
     precision,
     tmp_path,
@@ -202,7 +202,7 @@ def test_a_search_on_a_gpu_is_the_same_bits_again_after_a_stop_and_from_graphs(
 @needs_gpu
 @pytest.mark.usefixtures("switches")
 @pytest.mark.parametrize(("precision", "within"), [("float32", 1e-3), ("bf16", 0.1)])
-def test_a_search_on_a_gpu_has_the_loss_curve_of_a_cpu_within_rounding(config, prepared, precision, within):  # noqa: F811
+def test_a_search_on_a_gpu_has_the_loss_curve_of_a_cpu_within_rounding(config, prepared, precision, within):
     def losses(precision: str, device: torch.device) -> list[float]:
         job = of_search(config, prepared, "darts", precision, device)
         job.start_epoch(0)

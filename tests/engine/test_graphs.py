@@ -80,7 +80,7 @@ def test_a_search_has_the_same_bits_with_graphs(name, changes, recorder, monkeyp
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_a_retraining_has_the_same_bits_with_graphs(retrain_job, precision, recorder):  # noqa: F811
+def test_a_retraining_has_the_same_bits_with_graphs(retrain_job, precision, recorder):
     found = []
     for replayed in (False, True):
         job = retrain_job(
