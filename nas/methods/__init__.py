@@ -1,8 +1,8 @@
 """How an architecture is found: one module per method, named like the method, loaded when asked for.
 
-A module defines `Method` (a subclass of `nas.methods.shared.base.SearchMethod`, or a function that builds one),
 A module defines `Method` (a subclass of `nas.methods.shared.base.SearchMethod`), `Params` (its section of `search`),
 `DeriveParams` (its section of `derive`) and `derive`. nas/registry.py lists the methods.
+"""
 
 from importlib import import_module
 from types import ModuleType
