@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from nas.commands.launch import Launcher
+from nas.commands.children import Launcher
 from nas.commands.variants import Variant
 from nas.config.yaml_file import parse_yaml
 from nas.project import PARAMS, RUNS

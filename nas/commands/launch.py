@@ -1,124 +1,110 @@
-"""`dvc repro` with several trials at a time: python -m nas.commands.launch --jobs 2.
+"""`dvc repro` with several trials at a time: nas repro --jobs 2.
 
-DVC runs one stage after the other. Here each trial's stages are handed to a DVC of their own, as many trials side by
-side as there are jobs, spread over the GPUs where params.yaml asks for one; a last plain `dvc repro` makes the report
-and whatever is left. Results are those of `dvc repro`: the order of the work changes no bit.
+DVC runs one stage after the other. Here trials run side by side, as many as there are jobs, spread over the GPUs where
+params.yaml asks for one. Stages start from a process that has torch loaded (fork_server.py), one process keeps DVC's
+books (bookkeeping.py), and one process shows all stages in MLflow. Results and dvc.lock are those of `dvc repro`.
 """
 
-import contextlib
-import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
-from typing import IO, Annotated
+from typing import Annotated, Any
 
 import typer
-import yaml
 
-from nas.project import clear_errors, load
+from nas.commands.bookkeeping import Bookkeeping
+from nas.commands.fork_server import ForkServer, ServerError
+from nas.commands.repository import refuse_broken_lock, refuse_company
+from nas.project import clear_errors
+from nas.tracking.service import TrackingService
 from stages.report import LAUNCHED, show
 
-STAGES = ("search", "derive", "retrain", "evaluate")
+TRIAL_STAGES = ("search", "derive", "retrain", "evaluate")
 CPU_JOBS = 2
 JobsOption = Annotated[
     int | None, typer.Option(min=1, help=f"Trials side by side; by default {CPU_JOBS} on a CPU, else one per GPU.")
 ]
-LOCK, BUSY = Path("dvc.lock"), Path(".dvc/tmp/rwlock")
 app = typer.Typer(add_completion=False)
 
 
-class LaunchError(ValueError):
-    """Nothing can be launched as things are."""
+class Launch:
+    """One run of the pipeline: its processes, its free devices, and the signal that stopped it, if any."""
 
-
-def refuse_broken_lock() -> None:
-    """A kill in the middle of DVC's writing leaves half of dvc.lock; DVC then names a line of it, and no remedy."""
-    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
-    from voluptuous import Invalid
-
-    if not LOCK.exists():
-        return
-    try:
-        COMPILED_LOCKFILE_SCHEMA(yaml.safe_load(LOCK.read_text()))
-    except (yaml.YAMLError, Invalid):
-        raise LaunchError(
-            f"{LOCK}: cut short, as by a kill while it was written; bring it back with `git checkout {LOCK}`. Stages "
-            "that were done since come back from DVC's cache."
-        ) from None
-
-
-def refuse_company() -> None:
-    """What a killed launcher left at work would make DVC fail at the first stage, in words that tell nobody why."""
-    try:
-        held = json.loads(BUSY.read_text())
-    except (OSError, ValueError):
-        return
-    reading = [info for infos in held.get("read", {}).values() for info in infos]
-    for pid in sorted({info["pid"] for info in [*reading, *held.get("write", {}).values()]}):
-        try:
-            said = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            stop = f"kill -- -{pid}" if os.getpgid(pid) == pid else f"kill {pid}"
-        except OSError:  # it ended
-            continue
-        if "dvc" in said and " repro " in said:
-            raise LaunchError(
-                f"process {pid} of an earlier run still works here ({said.strip()}); wait until it is done, or stop it "
-                f"with `{stop}`: what it did up to then is kept"
-            )
-
-
-class Launcher:
-    """Children in process groups of their own, so that a signal to this process reaches all of them, and DVC's."""
-
-    def __init__(self, devices: list[str]) -> None:
+    def __init__(
+        self, books: Bookkeeping, server: ForkServer, devices: Sequence[str], environment: dict[str, str]
+    ) -> None:
+        self.books, self.server, self.environment = books, server, environment
         self.devices: SimpleQueue[str] = SimpleQueue()
         for device in devices:
             self.devices.put(device)
-        self.children: set[subprocess.Popen[bytes]] = set()
-        self.stopped = 0  # the signal that asked for it
+        self.stopped = 0  # the signal
+        self.shells: set[subprocess.Popen[bytes]] = set()
 
-    def run(self, *arguments: str, device: str = "") -> bool:
-        """One DVC command; whether it went well."""
-        return not self.stopped and self.finish(self.start(*arguments, device=device))
-
-    def start(self, *arguments: str, device: str = "", output: IO[str] | None = None) -> "subprocess.Popen[bytes]":
-        """A DVC command under way, in a process group of its own; it speaks to `output`, else to the terminal."""
-        environment = os.environ | {LAUNCHED: "1"} | ({"CUDA_VISIBLE_DEVICES": device} if device else {})
-        command = [sys.executable, "-u", "-m", "dvc", "--wait-for-lock", *arguments]
-        error = subprocess.STDOUT if output else None
-        return subprocess.Popen(command, env=environment, start_new_session=True, stdout=output, stderr=error)
-
-    def finish(self, child: "subprocess.Popen[bytes]") -> bool:
-        """Wait for it, and hand it the signals meanwhile; whether it went well."""
-        self.children.add(child)
-        if self.stopped:  # between its start and this
-            self.signal(child)
-        code = child.wait()
-        self.children.discard(child)
-        return code == 0
+    def stage(self, name: str, device: str = "") -> bool:
+        """Bring one stage up to date; False if it failed or the run was stopped before it."""
+        if self.stopped:
+            return False
+        command = self.books.begin(name)
+        if command is None:
+            return True
+        print(f"Running stage '{name}':\n> {command}", flush=True)
+        environment = self.environment | self.books.environment(name)
+        environment |= {"CUDA_VISIBLE_DEVICES": device} if device else {}
+        code = -1
+        try:
+            code = self.run(command, environment)
+        finally:
+            if code:
+                self.books.abandon(name)
+        if code:
+            print(f"error: stage '{name}' failed with exit code {code}", file=sys.stderr, flush=True)
+            return False
+        self.books.record(name)
+        return True
 
     def trial(self, key: str) -> bool:
         """The stages of one trial in their order, on the next free device; the first that fails ends the trial."""
         device = self.devices.get()
         try:
-            # -s: each stage alone, in this order; a look at `prepare` in every trial would make them wait or fail
-            return self.run("repro", "-s", *(f"{stage}@{key}" for stage in STAGES), device=device)
+            return all(self.stage(f"{stage}@{key}", device) for stage in TRIAL_STAGES)
         finally:
             self.devices.put(device)
 
-    def stop(self, signum: int, _: FrameType | None) -> None:
-        self.stopped = signum
-        for child in list(self.children):
-            self.signal(child)
-
-    def signal(self, child: "subprocess.Popen[bytes]") -> None:
-        with contextlib.suppress(ProcessLookupError):  # ended by itself
+    def run(self, command: str, environment: dict[str, str]) -> int:
+        """Exit code of the command of a stage."""
+        words = shlex.split(command)
+        if words[:2] == ["python", "-m"] and words[2].startswith("stages.") and is_this_python("python"):
+            return self.server.run(words[2:], environment)
+        shell = [os.environ.get("SHELL") or "/bin/sh", "-c", command]  # as DVC does
+        child = subprocess.Popen(shell, env=os.environ | environment, start_new_session=True)
+        self.shells.add(child)
+        if self.stopped:  # between its start and this
             os.killpg(child.pid, self.stopped)
+        code = child.wait()
+        self.shells.discard(child)
+        return code
+
+    def stop(self, signum: int, _: FrameType | None) -> None:
+        """Hand a signal on to the stages, which save a checkpoint; no further stage begins."""
+        self.stopped = signum
+        self.server.signal(signum)
+        for child in list(self.shells):
+            os.killpg(child.pid, signum)
+
+
+def is_this_python(name: str) -> bool:
+    """Whether a program on PATH is the interpreter that runs this."""
+    path = shutil.which(name)
+    return path is not None and Path(path).resolve() == Path(sys.executable).resolve()
 
 
 def slots(jobs: int | None, device: str) -> list[str]:
@@ -138,38 +124,72 @@ def visible() -> list[str]:
     return [str(device) for device in range(torch.cuda.device_count())]
 
 
+@contextmanager
+def signals(launch: Launch) -> Iterator[None]:
+    before = {signum: signal.signal(signum, launch.stop) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
 @app.command()
 @clear_errors
 def launch(jobs: JobsOption = None) -> None:
     """Run the pipeline, several trials at a time; stages that are up to date are passed over."""
     refuse_broken_lock()
     refuse_company()
-    asked = subprocess.Popen([sys.executable, "-m", "dvc", "status", "--quiet"])  # beside the check of params.yaml
+    server = ForkServer()  # loads torch and checks params.yaml, beside what follows
     try:
-        config = load()
+        try:
+            books = Bookkeeping()
+            stale = any(books.stale(name) for name in books.stages)
+        finally:
+            params = server.params()
+        if stale:
+            run_pipeline(books, server, params, jobs)
+        else:
+            print("Everything is up to date.")
+    except ServerError:
+        sys.exit(1)  # it has printed why
     finally:
-        stale = asked.wait() != 0
-    if not stale:
-        print("Everything is up to date.")
-        show()
-        return
-    places = slots(jobs, config.runtime.device)
-    launcher = Launcher(places)
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, launcher.stop)
-    keys = [key for key, _, _ in config.runs()]
-    if not launcher.run("repro", "prepare"):  # once, before the trials that all start with it
-        sys.exit(1)
-    with ThreadPoolExecutor(len(places)) as pool:
-        outcomes = dict(zip(keys, pool.map(launcher.trial, keys), strict=True))
-    failed = [key for key, good in outcomes.items() if not good]
-    if failed:
-        told = "why stands above, and to run again is to go on from there"
-        print(f"error: trials that did not finish: {', '.join(failed)}; {told}", file=sys.stderr)
-        sys.exit(1)
-    if not launcher.run("repro"):
-        sys.exit(1)
+        server.close()
     show()
+
+
+def run_pipeline(books: Bookkeeping, server: ForkServer, params: dict[str, Any], jobs: int | None) -> None:
+    """Bring every stage up to date. Exits with 1 if one fails."""
+    places = slots(jobs, params["device"])
+    with TrackingService.start() as tracking:
+        run = Launch(books, server, places, {LAUNCHED: "1"} | tracking.environment)
+        with signals(run):
+            failed = run_stages(run, [key for key, _, _ in params["runs"]], len(places))
+    books.close()
+    if run.stopped:
+        sys.exit(128 + run.stopped)
+    if failed:
+        told = "the reason is printed above; the next `nas repro` resumes from there"
+        print(f"error: did not finish: {', '.join(failed)}; {told}", file=sys.stderr)
+        sys.exit(1)
+
+
+def run_stages(run: Launch, keys: Sequence[str], jobs: int) -> list[str]:
+    """First what trials depend on, then the trials side by side, then the rest; what did not finish."""
+    trials = [f"{stage}@{key}" for key in keys for stage in TRIAL_STAGES]
+    others = [name for name in run.books.stages if name not in trials]
+    before = [name for name in others if any(name in run.books.needs[trial] for trial in trials)]
+    for name in before:
+        if not run.stage(name):
+            return [name]
+    with ThreadPoolExecutor(jobs) as pool:
+        outcomes = dict(zip(keys, pool.map(run.trial, keys), strict=True))
+    if failed := [key for key, good in outcomes.items() if not good]:
+        return failed
+    for name in others:
+        if name not in before and not run.stage(name):
+            return [name]
+    return []
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ and can be ended.
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -16,10 +17,19 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 PATIENCE = 60.0  # seconds that closing may take: starting MLflow is 4, without bytecode on a busy machine 25
+SERVICE = "NAS_TRACKER"  # the address of a service that shows the stages of a whole run (nas/tracking/service.py)
+DVC_TAGS = {"dvc.stage": "DVC_STAGE", "dvc.exp": "DVC_EXP_NAME"}  # tag -> the environment variable in which DVC says it
 logger = logging.getLogger(__name__)
+
+
+def connected(path: str) -> TextIO:
+    """A text stream to the socket at `path`. Raises OSError if nobody listens."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as service:
+        service.connect(path)
+        return service.makefile("w", encoding="utf-8")
 
 
 class Tracker:
@@ -28,12 +38,13 @@ class Tracker:
     The first thing that fails costs one warning and ends tracking for this execution. NAS_TRACKING=off starts nothing.
     """
 
-    def __init__(self, process: "subprocess.Popen[str] | None", patience: float) -> None:
+    def __init__(self, process: "subprocess.Popen[str] | None", patience: float, service: TextIO | None = None) -> None:
         self._process, self._patience = process, patience
+        self._sink = process.stdin if process is not None else service
         self._events: SimpleQueue[str | None] = SimpleQueue()
         self._feeder = Thread(target=self._feed, name="tracking", daemon=True)
         self._warned = False
-        if process is not None:
+        if self._sink is not None:
             self._feeder.start()
 
     @classmethod
@@ -42,8 +53,12 @@ class Tracker:
 
         Between the two MLflow is imported beside whatever the stage imports.
         """
-        off = os.environ.get("NAS_TRACKING", "").lower() == "off"
-        return cls(None if off else start_worker(), patience)
+        if os.environ.get("NAS_TRACKING", "").lower() == "off":
+            return cls(None, patience)
+        if path := os.environ.get(SERVICE):
+            with suppress(OSError):  # a service that is gone: this stage shows itself
+                return cls(None, patience, connected(path))
+        return cls(start_worker(), patience)
 
     def begin(
         self, stage: str, key: str, params: Mapping[str, Any], tags: Mapping[str, str], fingerprint: str, root: Path
@@ -55,8 +70,11 @@ class Tracker:
             tags: what the caller knows: device, versions.
             root: the project's folder; DVC_ROOT wins, because `dvc exp run --temp` works in a copy.
         """
-        told = {"stage": stage, "key": key, "params": params, "tags": tags, "fingerprint": fingerprint}
-        self._send("open", **told, root=str(root.resolve()))
+        tags = {name: os.environ[variable] for name, variable in DVC_TAGS.items() if variable in os.environ} | dict(
+            tags
+        )
+        content = {"stage": stage, "key": key, "params": params, "tags": tags, "fingerprint": fingerprint}
+        self._send("open", **content, root=str(root.resolve()))
 
     @classmethod
     def open(
@@ -95,13 +113,14 @@ class Tracker:
         so that `rebuild` knows it."""
         self._send("end", status=status)
         self._events.put(None)
-        if self._process is None:
+        if self._sink is None:
             return
         self._feeder.join(self._patience)
         if self._feeder.is_alive():
             self._warn(f"MLflow did not finish within {self._patience:g} s")
-            self._process.kill()
-            self._feeder.join(1)  # collects what is left of it
+            if self._process is not None:
+                self._process.kill()
+                self._feeder.join(1)  # collects what is left of it
 
     def __enter__(self) -> Self:
         return self
@@ -112,17 +131,20 @@ class Tracker:
         self.close(status_of(error))
 
     def _send(self, event: str, **content: Any) -> None:
-        if self._process is not None:
+        if self._sink is not None:
             self._events.put(json.dumps({"event": event, **content}, default=str))
 
     def _feed(self) -> None:
         """The one thread: a full pipe, or a worker that is gone, is its trouble and not the training's."""
-        assert self._process is not None
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):
+        assert self._sink is not None
+        with suppress(BrokenPipeError, ConnectionResetError):
             for line in iter(self._events.get, None):
-                self._process.stdin.write(line + "\n")
-                self._process.stdin.flush()
+                self._sink.write(line + "\n")
+                self._sink.flush()
+        if self._process is None:  # a service, which reports failures itself, once for all stages
+            with suppress(OSError):
+                self._sink.close()
+            return
         said, _ = self._process.communicate()
         if said or self._process.returncode:
             self._warn(said.strip() or f"its process ended with code {self._process.returncode}")
@@ -143,8 +165,6 @@ def status_of(error: BaseException | None) -> str:
 
 def start_worker() -> "subprocess.Popen[str] | None":
     """`nas.tracking.worker` in a session of its own: signals to the stage's group are not for it."""
-    here = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     try:
         return subprocess.Popen(
             [sys.executable, "-m", "nas.tracking.worker"],
@@ -153,9 +173,15 @@ def start_worker() -> "subprocess.Popen[str] | None":
             stderr=subprocess.DEVNULL,
             text=True,
             encoding="utf-8",
-            env={**os.environ, "PYTHONPATH": path},
+            env=surrounding_path(),
             start_new_session=True,
         )
     except OSError as error:
         logger.warning("tracking is off: %s", error)
         return None
+
+
+def surrounding_path() -> dict[str, str]:
+    """The environment, with the folder of this package in PYTHONPATH."""
+    here = str(Path(__file__).resolve().parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}

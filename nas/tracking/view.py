@@ -6,6 +6,7 @@ tags; no run id is kept anywhere. MLflow is imported here, when a View is made.
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -289,6 +290,8 @@ def git_commit(root: Path) -> str | None:
 def data_checksums(root: Path) -> dict[str, str]:
     """`data.md5.<file>`: what dvc.lock says that `prepare` wrote."""
     with suppress(OSError, yaml.YAMLError, KeyError, TypeError):
-        outs = yaml.safe_load((root / "dvc.lock").read_text())["stages"]["prepare"]["outs"]
+        text = (root / "dvc.lock").read_text()
+        block = re.search(r"^  prepare:\n(?:   .*\n)+", text, re.MULTILINE)  # parsing the whole file takes seconds
+        outs = yaml.safe_load(block[0])["prepare"]["outs"] if block else []
         return {f"data.md5.{Path(out['path']).name}": str(out["md5"]) for out in outs}
     return {}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas.commands.launch import LaunchError, refuse_broken_lock, refuse_company, slots
+from nas.commands.launch import slots
+from nas.commands.repository import LaunchError, refuse_broken_lock, refuse_company
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,73 @@
+"""One process that shows all stages of a run in MLflow: importing MLflow costs seconds, which each stage would pay."""
+
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from nas.tracking.tracker import PATIENCE, SERVICE, surrounding_path
+
+logger = logging.getLogger(__name__)
+
+
+class TrackingService:
+    """`environment` tells the stages where it listens; it is empty where tracking is off."""
+
+    def __init__(
+        self, process: "subprocess.Popen[str] | None", folder: Path | None, patience: float = PATIENCE
+    ) -> None:
+        self._process, self._folder, self._patience = process, folder, patience
+        self.environment = {} if folder is None else {SERVICE: str(folder / "socket")}
+
+    @classmethod
+    def start(cls) -> Self:
+        """Start the process, unless NAS_TRACKING=off. Stages may connect at once."""
+        if os.environ.get("NAS_TRACKING", "").lower() == "off":
+            return cls(None, None)
+        folder = Path(tempfile.mkdtemp(prefix="nas-"))  # a short path: the name of a socket has at most 104 bytes
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(str(folder / "socket"))
+            listener.listen(64)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "nas.tracking.worker", str(listener.fileno())],
+                pass_fds=[listener.fileno()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                encoding="utf-8",
+                env=surrounding_path(),
+                start_new_session=True,
+            )
+        return cls(process, folder)
+
+    def close(self) -> None:
+        """Let it finish what it was told, within `patience` seconds; what failed costs one warning."""
+        if self._process is None or self._folder is None:
+            return
+        try:
+            said, _ = self._process.communicate(timeout=self._patience)  # closes its stdin, which asks it to end
+            if said or self._process.returncode:
+                warn(said.strip() or f"its process ended with code {self._process.returncode}")
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            warn(f"MLflow did not finish within {self._patience:g} s")
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def warn(reason: str) -> None:
+    logger.warning("tracking is off: %s (`nas track rebuild` fills the view later)", reason)

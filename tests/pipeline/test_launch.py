@@ -1,0 +1,160 @@
+"""The launcher: several trials at a time, with the results and the dvc.lock of `dvc repro`."""
+
+import json
+import os
+import signal
+import sqlite3
+import time
+from contextlib import suppress
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.pipeline.project import is_clocked, ran, wait_until
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
+
+LAUNCH = ("python", "-m", "nas.commands.launch")
+PATIENCE = 300  # seconds for a stage to reach its first checkpoint, on a busy machine
+
+
+def without_clocks(lock):
+    """dvc.lock without the checksums of outputs that hold times, and of the folder that contains them."""
+    for stage in lock.values():
+        for entry in [*stage.get("outs", []), *stage.get("deps", [])]:
+            if is_clocked(entry["path"]) or entry["path"] == "runs":
+                entry |= {"md5": None, "size": None}
+    return lock
+
+
+@pytest.fixture(scope="module")
+def fresh(base, tmp_path_factory):
+    """The project before any stage has run."""
+    project = base.copy(tmp_path_factory.mktemp("launch") / "project")
+    project.run("git", "rm", "-rq", "--cached", "dvc.lock", "runs", "report")
+    project.run("rm", "-rf", "dvc.lock", "runs", "report/figures", "report/index.html", "data/prepared", ".dvc/cache")
+    return project
+
+
+@pytest.fixture
+def unrun(fresh, tmp_path):
+    return fresh.copy(tmp_path / "unrun")
+
+
+def test_a_launch_makes_the_results_and_the_lock_of_dvc_repro(base, unrun):
+    del unrun.environment["NAS_TRACKING"]
+    output = unrun.run(*LAUNCH, "--jobs", "2")
+    assert ran(output) == set(base.lock())
+    assert unrun.results() == base.results()
+    assert without_clocks(unrun.lock()) == without_clocks(base.lock())
+    assert "tracking is off" not in output
+    assert not unrun.checkpoints()
+
+    text = unrun.path("dvc.lock").read_text()
+    assert not ran(unrun.dvc("repro"))  # DVC agrees that all is up to date
+    assert unrun.path("dvc.lock").read_text() == text
+    assert "Everything is up to date." in unrun.run(*LAUNCH)
+
+    with sqlite3.connect(unrun.path("mlflow.db")) as database:
+        stages = dict(
+            database.execute("select t.value, count(*) from tags t where t.key = 'nas.stage' group by t.value")
+        )
+        assert stages == {"search": 2, "derive": 2, "retrain": 2, "evaluate": 2}
+        assert {row[0] for row in database.execute("select status from runs")} == {"FINISHED"}
+    assert unrun.run("python", "-m", "nas.commands.track", "rebuild").endswith("0 stage runs added\n")
+
+
+def test_outputs_come_back_from_the_cache_and_other_keys_of_the_lock_stay(clone):
+    lock = clone.path("dvc.lock")
+    before = lock.read_text()
+    for name in ("runs/darts-0/search.json", "runs/random-0/evaluate.json"):
+        clone.path(name).unlink()
+    output = clone.run(*LAUNCH)
+    assert not ran(output)
+    assert output.count("is cached") == 2
+    assert lock.read_text() == before
+
+
+def test_a_block_is_written_as_dvc_writes_it(base, clone, monkeypatch):
+    """For every stage, with its block changed, taken away, or as the first one of a new file."""
+    from dvc.dvcfile import Lockfile
+    from dvc.repo import Repo
+
+    from nas.commands.bookkeeping import HEAD, updated
+
+    monkeypatch.chdir(clone.folder)
+    text = clone.path("dvc.lock").read_text()
+    reader = YAML()
+    for name in base.lock():
+        whole = reader.load(text)
+        entry = json.loads(json.dumps(whole["stages"][name])) | {"cmd": "python -m " + "a " * 60 + "'quoted'"}
+        changed = updated(text, {name: entry})
+        assert YAML(typ="safe").load(changed)["stages"] == {**base.lock(), name: entry}
+        assert updated(changed, {name: base.lock()[name]}) == text
+        del whole["stages"][name]
+        assert set(YAML(typ="safe").load(updated(HEAD, {name: entry}))["stages"]) == {name}
+    repo = Repo()
+    stages = {stage.addressing: stage for stage in repo.index.stages}
+    with repo.lock:
+        for name, stage in stages.items():
+            path = clone.path("dvc.lock")
+            stage.cmd = "python -m changed"
+            ours = updated(path.read_text(), {name: entry_of(stage)})
+            Lockfile(repo, str(path)).dump(stage)
+            assert path.read_text() == ours
+
+
+def entry_of(stage):
+    from dvc.stage.serialize import to_single_stage_lockfile
+
+    return to_single_stage_lockfile(stage)
+
+
+def test_a_stage_that_fails_ends_its_trial_alone(unrun):
+    unrun.set({"methods": ["darts", "random"], "retrain.lr": 1e9, "retrain.clip": 1e9})
+    output = unrun.run(*LAUNCH, "--jobs", "2", code=1)
+    assert "error: did not finish: darts-0, random-0" in output
+    assert "the training loss of epoch" in output
+    assert set(unrun.lock()) == {
+        "prepare",
+        *(f"{stage}@{key}-0" for stage in ("search", "derive") for key in ("darts", "random")),
+    }
+    unrun.set({"retrain.lr": 0.1, "retrain.clip": 5.0})
+    assert "search@darts-0" not in ran(unrun.run(*LAUNCH))
+    assert "report" in unrun.lock()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_a_launch_that_is_stopped_resumes_with_the_same_bits(base, unrun, signum):
+    """Also one that is killed: its stages notice, save a checkpoint and end."""
+    with unrun.start(*LAUNCH, "--jobs", "2") as process:
+        try:
+            wait_until(unrun.checkpoints, PATIENCE, "a checkpoint")
+            os.kill(process.pid, signum)
+            process.communicate(timeout=60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == (128 + signum if signum == signal.SIGTERM else -signum)
+    held = [path.parent / "lock" for path in unrun.checkpoints()]
+    wait_until(lambda: not any(alive(int(path.read_text() or 0)) for path in held), 60, "the stages to end")
+    assert unrun.checkpoints()
+    output = unrun.run(*LAUNCH)
+    assert "resum" in output or "goes on from" in output
+    assert unrun.results() == base.results()
+
+
+def alive(pid):
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return bool(pid)
+    return False
+
+
+def test_bad_parameters_are_refused_before_anything_runs(unrun):
+    unrun.set({"search.darts.order": "third"})
+    begun = time.monotonic()
+    output = unrun.run(*LAUNCH, code=1)
+    assert "'search.darts.order' is 'third'" in output
+    assert not ran(output)
+    assert time.monotonic() - begun < 60
