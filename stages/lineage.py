@@ -1,7 +1,7 @@
-"""What a stage depends on, read from dvc.yaml: the fingerprint that checkpoints are kept under.
+"""The fingerprint of a stage, computed from its dependencies in dvc.yaml. Checkpoints are stored under it.
 
-One list, two readers: DVC decides by it what is stale, and a checkpoint is taken up only when the same things are
-unchanged. Code enters as the content of the deps, not as the commit, so an unrelated commit orphans nothing.
+DVC and the checkpoints use the same list: a checkpoint is resumed only if nothing that would make the stage stale has
+changed. Code enters by the content of the deps, not by the commit, so unrelated commits do not invalidate checkpoints.
 """
 
 import os
@@ -18,23 +18,23 @@ PIPELINE = Path("dvc.yaml")
 
 
 class LineageError(ValueError):
-    """A dependency that is not there."""
+    """A dependency is missing."""
 
 
 def project_root() -> Path:
-    """The main repository: under `dvc exp run --temp` or `--queue` the current folder is a passing copy of it."""
+    """The main repository. Under `dvc exp run --temp` or `--queue` the current folder is a temporary copy of it."""
     return Path(os.environ.get("DVC_ROOT") or ".").resolve()
 
 
 def checkpoints(verb: str, key: str, method: str, seed: int) -> Path:
-    """The folder for the checkpoints of this very work."""
+    """The folder for the checkpoints of this stage with these parameters, data and code."""
     cache = os.environ.get("NAS_CACHE")
     folder = Path(cache) if cache else project_root() / ".nas" / "ckpt"
     return folder / fingerprint(verb, key, method, seed)
 
 
 def fingerprint(verb: str, key: str, method: str, seed: int) -> str:
-    """Hash of verb, run key, tracked params, content of the deps, device build and checkpoint format."""
+    """Hash of verb, run key, tracked parameters, content of the deps, torch build and checkpoint format."""
     import torch
 
     from nas.training.checkpoint import FORMAT
@@ -57,7 +57,7 @@ def fingerprint(verb: str, key: str, method: str, seed: int) -> str:
 
 
 def resolve(text: str, values: dict[str, str]) -> str:
-    """`runs/${key}/x` with the matrix item's values."""
+    """`runs/${key}/x` with the values of the matrix item."""
     return re.sub(r"\$\{([\w.]+)\}", lambda match: values[match[1]], text)
 
 
@@ -69,13 +69,15 @@ def leaf(tree: dict[str, Any], dotted: str) -> Any:
 
 
 def contents(path: Path) -> Iterator[tuple[str, str]]:
-    """(name, checksum) of a file, or of every file below a folder, caches of Python left out as in .dvcignore.
+    """(name, checksum) of a file, or of every file in a folder except Python caches, as in .dvcignore.
 
     Raises:
-        LineageError: there is nothing at `path`.
+        LineageError: `path` does not exist.
     """
     if not path.exists():
-        raise LineageError(f"{path}: no such file, which dvc.yaml names as a dependency; run `dvc repro` to make it")
+        raise LineageError(
+            f"{path}: no such file, although dvc.yaml lists it as a dependency; run `dvc repro` to create it"
+        )
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     for file in files:
         if file.is_file() and "__pycache__" not in file.parts:

@@ -1,4 +1,4 @@
-"""What the stages of one trial share: its params, its folder, its device, its checkpoints and its MLflow run."""
+"""What the stages of a trial share: parameters, folder, device, checkpoints and MLflow run."""
 
 import os
 import platform
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trial:
-    """One stage of one trial, under way."""
+    """One running stage of one trial."""
 
     verb: str
     key: str
@@ -41,7 +41,7 @@ class Trial:
 
     @property
     def head(self) -> dict[str, Any]:
-        """How every record of the trial begins."""
+        """The fields that every record of the trial starts with."""
         return {"key": self.key, "method": self.method, "seed": self.seed}
 
     def checkpoint(self, job: str) -> "Checkpoint":
@@ -54,7 +54,7 @@ class Trial:
         self.tracker.log_metrics(metrics)
 
     def write_cost(self, seconds: float, images: int, resumed: int) -> None:
-        """Seconds, rate and machine: the one file of a stage that differs from run to run."""
+        """Write seconds, rate and machine: the only file of a stage that differs between runs."""
         import torch
 
         cost = {
@@ -73,12 +73,12 @@ class Trial:
 
 @contextmanager
 def trial(verb: str, key: str) -> Iterator[Trial]:
-    """Everything a stage of a trial needs, after params.yaml has been found good.
+    """Validate params.yaml and set up everything that a stage of a trial needs.
 
     Raises:
-        ParamsError: the key is not one of the trials that params.yaml asks for.
+        ParamsError: params.yaml is invalid or does not ask for this trial.
     """
-    with Tracker.start() as tracker:  # before torch is imported, so that both start side by side
+    with Tracker.start() as tracker:  # before torch is imported, so that MLflow is imported at the same time
         config = load()
         method, seed = parse_run_key(key)
         if (key, method, seed) not in config.runs():
@@ -100,7 +100,7 @@ def trial(verb: str, key: str) -> Iterator[Trial]:
 
 
 def params_of(config: Config, method: str) -> dict[str, Any]:
-    """The sections that bear on a trial, as plain values."""
+    """The sections of params.yaml that a trial depends on, as plain values."""
     return {
         "search": {"common": config.common.model_dump(), method: config.search[method].model_dump(by_alias=True)},
         "derive": {method: config.derive[method].model_dump(by_alias=True)},
@@ -120,7 +120,7 @@ def device_name(device: "torch.device") -> str:
 
 
 def peak_memory_mb(device: "torch.device") -> float:
-    """Peak of the device's memory, or of this process on a CPU; MiB."""
+    """Peak memory in MiB: of the GPU, or of this process on a CPU."""
     if device.type == "cuda":
         import torch
 

@@ -12,30 +12,30 @@ from stages.report import LAUNCHED
 
 
 class Launcher:
-    """Children in process groups of their own, so that a signal to this process reaches all of them, and DVC's."""
+    """Starts DVC commands in process groups of their own and forwards signals to all processes in them."""
 
     def __init__(self, devices: list[str]) -> None:
         self.devices: SimpleQueue[str] = SimpleQueue()
         for device in devices:
             self.devices.put(device)
         self.children: set[subprocess.Popen[bytes]] = set()
-        self.stopped = 0  # the signal that asked for it
+        self.stopped = 0  # the signal, once one has arrived
 
     def run(self, *arguments: str, device: str = "") -> bool:
-        """One DVC command; whether it went well."""
+        """Run one DVC command; True if it succeeds."""
         return not self.stopped and self.finish(self.start(*arguments, device=device))
 
     def start(self, *arguments: str, device: str = "", output: IO[str] | None = None) -> "subprocess.Popen[bytes]":
-        """A DVC command under way, in a process group of its own; it speaks to `output`, else to the terminal."""
+        """Start a DVC command in a process group of its own. It prints to `output`, by default to the terminal."""
         environment = os.environ | {LAUNCHED: "1"} | ({"CUDA_VISIBLE_DEVICES": device} if device else {})
         command = [sys.executable, "-u", "-m", "dvc", "--wait-for-lock", *arguments]
         error = subprocess.STDOUT if output else None
         return subprocess.Popen(command, env=environment, start_new_session=True, stdout=output, stderr=error)
 
     def finish(self, child: "subprocess.Popen[bytes]") -> bool:
-        """Wait for it, and hand it the signals meanwhile; whether it went well."""
+        """Wait for a command; True if it succeeds. Signals that arrive in between are forwarded to it."""
         self.children.add(child)
-        if self.stopped:  # between its start and this
+        if self.stopped:  # the signal arrived between start and here
             self.signal(child)
         code = child.wait()
         self.children.discard(child)
@@ -47,5 +47,5 @@ class Launcher:
             self.signal(child)
 
     def signal(self, child: "subprocess.Popen[bytes]") -> None:
-        with contextlib.suppress(ProcessLookupError):  # ended by itself
+        with contextlib.suppress(ProcessLookupError):  # it has ended
             os.killpg(child.pid, self.stopped)

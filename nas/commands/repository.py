@@ -1,4 +1,4 @@
-"""What keeps a run from beginning: half a dvc.lock, and processes of an earlier run that still work."""
+"""Checks before a run: dvc.lock is complete, and no process of an earlier run is still working."""
 
 import json
 import os
@@ -11,11 +11,11 @@ LOCK, BUSY = Path("dvc.lock"), Path(".dvc/tmp/rwlock")
 
 
 class LaunchError(ValueError):
-    """Nothing can be launched as things are."""
+    """The pipeline cannot be started."""
 
 
 def refuse_broken_lock() -> None:
-    """A kill in the middle of DVC's writing leaves half of dvc.lock; DVC then names a line of it, and no remedy."""
+    """A kill while DVC writes leaves half a dvc.lock. DVC would name a line of it, but no remedy."""
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from voluptuous import Invalid
 
@@ -25,13 +25,13 @@ def refuse_broken_lock() -> None:
         COMPILED_LOCKFILE_SCHEMA(yaml.safe_load(LOCK.read_text()))
     except (yaml.YAMLError, Invalid):
         raise LaunchError(
-            f"{LOCK}: cut short, as by a kill while it was written; bring it back with `git checkout {LOCK}`. Stages "
-            "that were done since come back from DVC's cache."
+            f"{LOCK}: incomplete, probably because a process was killed while writing it; restore it with "
+            f"`git checkout {LOCK}`. Stages that ran since then are restored from DVC's cache."
         ) from None
 
 
 def refuse_company() -> None:
-    """What a killed launcher left at work would make DVC fail at the first stage, in words that tell nobody why."""
+    """A process that outlived an earlier run holds DVC's locks; name it before DVC fails on them."""
     try:
         held = json.loads(BUSY.read_text())
     except (OSError, ValueError):
@@ -41,10 +41,10 @@ def refuse_company() -> None:
         try:
             said = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             stop = f"kill -- -{pid}" if os.getpgid(pid) == pid else f"kill {pid}"
-        except OSError:  # it ended
+        except OSError:  # it has ended
             continue
         if re.search(r"\b(dvc|nas|launch)\b", said) and (" repro" in said or "launch" in said):
             raise LaunchError(
-                f"process {pid} of an earlier run still works here ({said.strip()}); wait until it is done, or stop it "
-                f"with `{stop}`: what it did up to then is kept"
+                f"process {pid} of an earlier run is still working here ({said.strip()}); wait for it, or stop it with "
+                f"`{stop}`: its progress is kept"
             )

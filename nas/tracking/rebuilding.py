@@ -1,4 +1,4 @@
-"""The whole view again, from the records: after a lost database, a clone, or a stage that ran without MLflow."""
+"""Rebuilds the view from the records: after losing the database, in a clone, or for stages that ran without MLflow."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from nas.records import content_id, file_sha256, read_json
 from nas.tracking.names import histories
 
 if TYPE_CHECKING:
-    from nas.tracking.view import Trial
+    from nas.tracking.view import TrialRun
 
 RECORDS = {  # stage -> its main record, in the order of the pipeline
     "search": "search.json",
@@ -20,14 +20,14 @@ RECORDS = {  # stage -> its main record, in the order of the pipeline
 
 
 def record_files(folder: Path, stage: str) -> list[Path]:
-    """Main record, history, metrics and cost of a stage, as far as they exist; none without the main record."""
+    """The existing files of a stage: main record, history, metrics, cost. Empty without the main record."""
     names = [RECORDS[stage], *(f"{stage}.{part}.json" for part in ("history", "metrics", "cost"))]
     found = [folder / name for name in names if (folder / name).is_file()]
     return found if found[:1] == [folder / RECORDS[stage]] else []
 
 
 def record_digest(folder: Path, stage: str) -> str | None:
-    """One hash over the content of these files; None when there is no record."""
+    """One hash over the content of these files; None if the stage has no record."""
     files = record_files(folder, stage)
     return content_id({path.name: file_sha256(path) for path in files}) if files else None
 
@@ -39,28 +39,29 @@ def rebuild(
     root: Path,
     say: Callable[[str], None] = print,
 ) -> int:
-    """Log every stage of `runs` (key, method, seed) whose records in `folder`/<key> the view does not show yet.
+    """Log each stage of `runs` (key, method, seed) whose records in `folder`/<key> are not in the view yet.
 
     Args:
-        params: method -> the parameters that bear on its trials.
-        say: gets a line per stage that has no record.
+        params: method -> the parameters that its trials depend on.
+        say: called with one line per stage that has no record.
 
     Returns:
-        the number of stage runs added; 0 when it is called a second time.
+        The number of stage runs added. A second call adds none.
 
     Raises:
-        TrackingError: there is no MLflow. RecordError: a record is damaged.
+        TrackingError: MLflow is not installed.
+        RecordError: a record is damaged.
     """
-    from nas.tracking.view import Trial, View
+    from nas.tracking.view import TrialRun, View
 
     view, added, keys = View(root), 0, [key for key, _, _ in runs]
     for key, method, _ in runs:
         digests = {stage: record_digest(folder / key, stage) for stage in RECORDS}
         for stage in (stage for stage, digest in digests.items() if digest is None):
-            say(f"{key}: no record of {stage}, skipped")
+            say(f"{key}: skipped {stage}, which has no record")
         new = {stage: digest for stage, digest in digests.items() if digest and not view.shows(key, stage, digest)}
         if new:
-            trial = Trial(view, key, params[method], {})
+            trial = TrialRun(view, key, params[method], {})
             for stage, digest in new.items():
                 _show(trial, folder / key, stage, params[method], digest)
             show_done(trial, folder / key)
@@ -70,7 +71,7 @@ def rebuild(
     return added
 
 
-def _show(trial: "Trial", folder: Path, stage: str, params: Mapping[str, Any], digest: str) -> None:
+def _show(trial: "TrialRun", folder: Path, stage: str, params: Mapping[str, Any], digest: str) -> None:
     shown = trial.stage(stage, {"nas.records": digest, "nas.rebuilt": "true"}, identity="nas.records")
     shown.run.log_params(params)
     files = {path.name: path for path in record_files(folder, stage)}
@@ -85,9 +86,11 @@ def _show(trial: "Trial", folder: Path, stage: str, params: Mapping[str, Any], d
     shown.end("FINISHED", digest)
 
 
-def show_done(trial: "Trial", folder: Path, before: str | None = None) -> None:
-    """The trial's own figures and costs of all stages that have records, or of those before a stage: DVC runs none
-    that is up to date, also where other parameters made the trial a new one."""
+def show_done(trial: "TrialRun", folder: Path, before: str | None = None) -> None:
+    """Show the figures and costs of all recorded stages on the trial's run, or of those before a given stage.
+
+    DVC does not run stages that are up to date, even if changed parameters made this a new trial.
+    """
     for stage in RECORDS:
         if stage == before:
             return
@@ -96,6 +99,6 @@ def show_done(trial: "Trial", folder: Path, before: str | None = None) -> None:
 
 
 def owner(name: str, keys: Sequence[str]) -> str | None:
-    """The key that a file name speaks of: `cell-lfr_darts-1.png` is neither of darts-1 nor of lfr_darts-10."""
+    """The key in a file name: `cell-lfr_darts-1.png` belongs to lfr_darts-1, not to darts-1 or lfr_darts-10."""
     found = [key for key in keys if re.search(rf"{re.escape(key)}(?!\d)", name)]
     return max(found, key=len, default=None)

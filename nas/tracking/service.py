@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class TrackingService:
-    """`environment` tells the stages where it listens; it is empty where tracking is off."""
+    """Stages find it through `environment`, which is empty if tracking is off."""
 
     def __init__(
         self, process: "subprocess.Popen[str] | None", folder: Path | None, patience: float = PATIENCE
@@ -48,7 +48,7 @@ class TrackingService:
         return cls(process, folder)
 
     def close(self) -> None:
-        """Let it finish what it was told, within `patience` seconds; what failed costs one warning."""
+        """Wait until all events are logged, at most `patience` seconds. A failure is reported as one warning."""
         if self._process is None or self._folder is None:
             return
         try:

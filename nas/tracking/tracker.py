@@ -1,8 +1,8 @@
-"""The stage's end of tracking: events go through a pipe to a process of their own, `nas.tracking.worker`.
+"""The stage's end of tracking: it sends events to a separate process, `nas.tracking.worker`.
 
-Why a process: importing MLflow takes seconds of pure Python, which a thread would take from the training loop. Apart,
-it runs on another core, may print and hang as it likes, outlives a killed stage by the moment it needs to say so,
-and can be ended.
+Importing MLflow takes seconds of pure Python, which in a thread would slow down training. A process of its own uses
+another core, can hang without blocking the stage, outlives a killed stage long enough to report it, and can be killed.
+The launcher shares one such process among all stages (nas/tracking/service.py).
 """
 
 import json
@@ -19,7 +19,7 @@ from threading import Thread
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-PATIENCE = 60.0  # seconds that closing may take: starting MLflow is 4, without bytecode on a busy machine 25
+PATIENCE = 60.0  # seconds that closing may take; MLflow starts in 4, or in 25 without bytecode on a busy machine
 SERVICE = "NAS_TRACKER"  # the address of a service that shows the stages of a whole run (nas/tracking/service.py)
 DVC_TAGS = {"dvc.stage": "DVC_STAGE", "dvc.exp": "DVC_EXP_NAME"}  # tag -> the environment variable in which DVC says it
 logger = logging.getLogger(__name__)
@@ -33,9 +33,9 @@ def connected(path: str) -> TextIO:
 
 
 class Tracker:
-    """Shows one execution of a stage in MLflow, when it can. No method raises, and none but `close` waits.
+    """Shows one execution of a stage in MLflow. No method raises, and only `close` waits.
 
-    The first thing that fails costs one warning and ends tracking for this execution. NAS_TRACKING=off starts nothing.
+    The first failure is reported as a warning and ends tracking for this execution. NAS_TRACKING=off disables tracking.
     """
 
     def __init__(self, process: "subprocess.Popen[str] | None", patience: float, service: TextIO | None = None) -> None:
@@ -49,26 +49,26 @@ class Tracker:
 
     @classmethod
     def start(cls, patience: float = PATIENCE) -> Self:
-        """Start the process, at most `patience` seconds of which closing will wait for; `begin` says what it shows.
+        """Start the process, or connect to the launcher's. `close` waits for it at most `patience` seconds.
 
-        Between the two MLflow is imported beside whatever the stage imports.
+        The process imports MLflow while the stage does its own imports; `begin` then names the stage to show.
         """
         if os.environ.get("NAS_TRACKING", "").lower() == "off":
             return cls(None, patience)
         if path := os.environ.get(SERVICE):
-            with suppress(OSError):  # a service that is gone: this stage shows itself
+            with suppress(OSError):  # the service has ended: this stage starts a worker of its own
                 return cls(None, patience, connected(path))
         return cls(start_worker(), patience)
 
     def begin(
         self, stage: str, key: str, params: Mapping[str, Any], tags: Mapping[str, str], fingerprint: str, root: Path
     ) -> None:
-        """Show stage `stage` of trial `key`; an execution of the same fingerprint is continued.
+        """Show stage `stage` of trial `key`. An execution with the same fingerprint is continued.
 
         Args:
-            params: flat or nested; dotted names in MLflow. Parameters that the run has already are left alone.
-            tags: what the caller knows: device, versions.
-            root: the project's folder; DVC_ROOT wins, because `dvc exp run --temp` works in a copy.
+            params: flat or nested; nested names are joined by dots. Parameters that the run already has are kept.
+            tags: further tags, such as device and versions.
+            root: the project's folder. DVC_ROOT takes precedence, because `dvc exp run --temp` works in a copy.
         """
         tags = {name: os.environ[variable] for name, variable in DVC_TAGS.items() if variable in os.environ} | dict(
             tags
@@ -93,24 +93,26 @@ class Tracker:
         return tracker
 
     def log_epoch(self, row: Mapping[str, Any], step: int) -> None:
-        """The numbers of a history row. Steps that the run has from before an interruption are not logged again."""
+        """Log the numbers of a history row. Steps logged before an interruption are not logged again."""
         self._send("epoch", row=dict(row), step=step)
 
     def log_metrics(self, metrics: Mapping[str, Any]) -> None:
-        """The stage's last figures (its `*.metrics.json`): on its own run and on the trial's, where trials compare."""
+        """Log the final figures of the stage (its `*.metrics.json`) on its own run and on the trial's."""
         self._send("figures", metrics=dict(metrics))
 
     def log_cost(self, cost: Mapping[str, Any]) -> None:
-        """The stage's `*.cost.json`: numbers as metrics, the rest as tags, all named `cost.*`."""
+        """Log the stage's `*.cost.json`: numbers as metrics, the rest as tags, all named `cost.*`."""
         self._send("cost", cost=dict(cost))
 
     def log_artifacts(self, paths: Iterable[Path]) -> None:
-        """Copies of these files; the ones that do not exist are passed over."""
+        """Log copies of these files. Missing ones are skipped."""
         self._send("artifacts", paths=[str(Path(path).resolve()) for path in paths])
 
     def close(self, status: str = "FINISHED") -> None:
-        """Let the worker finish, at most `patience` seconds. Write the stage's records first: their hash marks the run,
-        so that `rebuild` knows it."""
+        """Wait for the worker, at most `patience` seconds.
+
+        Call it after writing the stage's records: the run is marked with their hash, so that `rebuild` skips it.
+        """
         self._send("end", status=status)
         self._events.put(None)
         if self._sink is None:
@@ -120,7 +122,7 @@ class Tracker:
             self._warn(f"MLflow did not finish within {self._patience:g} s")
             if self._process is not None:
                 self._process.kill()
-                self._feeder.join(1)  # collects what is left of it
+                self._feeder.join(1)  # the feeder reaps the killed process
 
     def __enter__(self) -> Self:
         return self
@@ -135,7 +137,7 @@ class Tracker:
             self._events.put(json.dumps({"event": event, **content}, default=str))
 
     def _feed(self) -> None:
-        """The one thread: a full pipe, or a worker that is gone, is its trouble and not the training's."""
+        """Runs in a thread, so that a full pipe or a dead worker does not block training."""
         assert self._sink is not None
         with suppress(BrokenPipeError, ConnectionResetError):
             for line in iter(self._events.get, None):
@@ -150,13 +152,13 @@ class Tracker:
             self._warn(said.strip() or f"its process ended with code {self._process.returncode}")
 
     def _warn(self, reason: str) -> None:
-        if not self._warned:  # whoever comes first, the feeder or `close`
+        if not self._warned:  # the feeder and `close` may both fail
             self._warned = True
             logger.warning("tracking is off: %s (`python -m nas.commands.track rebuild` fills the view later)", reason)
 
 
 def status_of(error: BaseException | None) -> str:
-    """MLflow's word for how a stage ended. An exception may bring its own, as Interrupted does."""
+    """MLflow's status for how a stage ended. An exception may define its own, as Interrupted does."""
     if error is None or (isinstance(error, SystemExit) and not error.code):
         return "FINISHED"
     asked = getattr(error, "mlflow_status", None)
@@ -164,7 +166,7 @@ def status_of(error: BaseException | None) -> str:
 
 
 def start_worker() -> "subprocess.Popen[str] | None":
-    """`nas.tracking.worker` in a session of its own: signals to the stage's group are not for it."""
+    """Start `nas.tracking.worker` in its own session, so that signals to the stage's process group do not reach it."""
     try:
         return subprocess.Popen(
             [sys.executable, "-m", "nas.tracking.worker"],

@@ -1,7 +1,8 @@
-"""Experiment, trials and stage runs in MLflow, by MlflowClient alone: the fluent API keeps state per process.
+"""The project's experiment, trials and stage runs in MLflow.
 
-One experiment per project, a parent run per trial, a child run per stage execution. Runs are found again by their
-tags; no run id is kept anywhere. MLflow is imported here, when a View is made.
+There is one experiment per project, a parent run per trial and a child run per stage execution. Runs are looked up by
+tags; no run id is stored. Only MlflowClient is used, as the fluent API keeps state per process. MLflow is imported when
+a View is created.
 """
 
 import fcntl
@@ -29,8 +30,8 @@ DEFAULTS = {  # the user's own setting wins
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",  # seconds
 }
-METRICS, PARAMS = 1000, 100  # most that MLflow takes in one call
-SHARED = ("git.commit", "dvc.exp")  # tags of a stage that its trial has, too: those of the last one that ran
+METRICS, PARAMS = 1000, 100  # the most that MLflow accepts per call
+SHARED = ("git.commit", "dvc.exp")  # tags of the last stage that ran, copied to its trial
 
 
 class TrackingError(ValueError):
@@ -38,7 +39,7 @@ class TrackingError(ValueError):
 
 
 def home(root: Path) -> Path:
-    """Folder of the database and the artefacts: under `dvc exp run --temp` the main repository, not the copy."""
+    """Folder of the database and the artifacts: the main repository, also under `dvc exp run --temp`."""
     return Path(os.environ.get("DVC_ROOT", root)).resolve()
 
 
@@ -47,13 +48,13 @@ def tracking_uri(root: Path) -> str:
 
 
 def execution_lock(root: Path, *execution: str) -> Path:
-    """Of one (key, stage, fingerprint): its writers come one after the other."""
+    """The lock that serialises the writers of one (key, stage, fingerprint)."""
     return home(root) / ".nas" / "tracking" / f"{content_id(execution)}.lock"
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Only one process at a time; the kernel frees the lock of one that dies, and the empty file stays."""
+    """Hold a file lock. The kernel releases it if the process dies; the empty file stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -61,8 +62,8 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def connect(uri: str, lock: Path) -> Any:
-    """A client of `uri`. A missing or outdated SQLite database is made beside and moved into place, so that neither
-    a race nor a kill leaves a half-made one."""
+    """A client for `uri`. A missing or outdated SQLite database is built in a temporary file and moved into place, so
+    that neither a race nor a kill leaves a half-made one."""
     path = Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
     if path is not None and not path.exists():
         with locked(lock):
@@ -89,7 +90,7 @@ def _open(uri: str) -> Any:
 def _make(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".new")
-    beside.unlink(missing_ok=True)  # of one that was killed
+    beside.unlink(missing_ok=True)  # left by a killed process
     _open(f"{SQLITE}{beside}")
     os.replace(beside, path)
 
@@ -103,10 +104,10 @@ def _upgrade(path: Path) -> None:
 
 
 class View:
-    """The project's experiment: MLFLOW_EXPERIMENT_NAME, else `nas`, in MLFLOW_TRACKING_URI, else <home>/mlflow.db."""
+    """The experiment MLFLOW_EXPERIMENT_NAME (default: nas) at MLFLOW_TRACKING_URI (default: <home>/mlflow.db)."""
 
     def __init__(self, root: Path) -> None:
-        """Raises TrackingError without MLflow, and MLflow's errors when there is no database or server to talk to."""
+        """Raises TrackingError if MLflow is not installed, and MLflow's own errors if no database or server answers."""
         for name, value in DEFAULTS.items():
             os.environ.setdefault(name, value)
         self.root, self.uri = root, tracking_uri(root)
@@ -121,14 +122,14 @@ class View:
             self.experiment = self._experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or "nas")
 
     def alone(self) -> Any:
-        """For "find, else make": without it two processes both find nothing."""
+        """A lock for "find or create", so that two processes do not both create."""
         return locked(self.lock)
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
-        # A server keeps artefacts where it likes; beside a local database we say where, or it is the working folder.
+        # A server chooses where artifacts go. For a local database the default would be the working folder.
         place = (home(self.root) / "mlartifacts").as_uri() if self.uri.startswith(SQLITE) else None
         return str(self.client.create_experiment(name, artifact_location=place))
 
@@ -138,13 +139,13 @@ class View:
         return found[0] if found else None
 
     def shows(self, key: str, stage: str, digest: str) -> bool:
-        """Whether a run holds all of these records, logged live or rebuilt."""
+        """Whether some run holds exactly these records, logged live or rebuilt."""
         return self.find({"nas.key": key, "nas.stage": stage, "nas.records": digest}) is not None
 
     def run(
         self, name: str, identity: Mapping[str, str], tags: Mapping[str, str], once: Mapping[str, str] | None = None
     ) -> "RunView":
-        """The run with the tags of `identity`, RUNNING again; if there is none a new one, with those of `once` too."""
+        """The run with the tags `identity`, set to RUNNING; or a new run, which also gets the tags `once`."""
         with self.alone():
             found = self.find(identity)
             if found is None:
@@ -157,7 +158,7 @@ class View:
 
 
 class RunView:
-    """One run: what it holds already is not logged again."""
+    """One run. Values that it already holds are not logged again."""
 
     def __init__(self, client: Any, run: Any) -> None:
         self.client, self.id = client, str(run.info.run_id)
@@ -171,7 +172,7 @@ class RunView:
         self.client.log_batch(self.id, tags=[RunTag(legal(name), str(value)) for name, value in tags.items()])
 
     def log_params(self, tree: Mapping[str, Any]) -> None:
-        """MLflow's parameters never change: those that the run has stay as they are."""
+        """Log parameters. MLflow's are immutable, so those that the run already has are skipped."""
         from mlflow.entities import Param
 
         new = {name: value for name, value in flat(tree).items() if name not in self._params}
@@ -180,7 +181,7 @@ class RunView:
         self._params |= set(new)
 
     def log_series(self, points: Iterable[tuple[int, Mapping[str, float]]]) -> None:
-        """(step, values) in rising order; points at or below the last step of a name are passed over."""
+        """Log (step, values) in ascending order. Points at or below the last step of a name are skipped."""
         from mlflow.entities import Metric
 
         now, new = int(time.time() * 1000), []
@@ -193,7 +194,7 @@ class RunView:
             self.client.log_batch(self.id, metrics=part)
 
     def log_values(self, values: Mapping[str, float]) -> None:
-        """Values without a step: each that differs from the latest becomes the latest."""
+        """Log values that have no step: each one that differs from the latest is appended."""
         changed = {name: value for name, value in values.items() if self._latest.get(name) != value}
         self.log_series((self.last_step(name) + 1, {name: value}) for name, value in changed.items())
 
@@ -214,11 +215,11 @@ class RunView:
         self.client.set_terminated(self.id, status)
 
 
-class Trial:
-    """The parent run of one run key under one protocol, where MLflow's table compares trials.
+class TrialRun:
+    """The parent run of one run key under one protocol: the row by which MLflow's table compares trials.
 
-    `params` are those that bear on the trial: with others the same key is another trial, so that presets and
-    experiments stand side by side.
+    `params` are the parameters that the trial depends on. The same key with other parameters is another trial, so
+    presets and experiments get rows of their own.
     """
 
     def __init__(self, view: View, key: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
@@ -229,22 +230,22 @@ class Trial:
         self.run.log_params({"method": method, "seed": seed, **params})
 
     def show_stage(self, stage: str, metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> None:
-        """What the trial shows of a stage, from its records: a stage that was up to date has no run under this one."""
-        prefix = "" if stage == "evaluate" else f"{stage}."  # what evaluate finds is the trial's own result
+        """Show the figures and costs of a stage, from its records, on the trial's run."""
+        prefix = "" if stage == "evaluate" else f"{stage}."  # the figures of evaluate are the trial's result
         self.run.log_values({prefix + name: value for name, value in figures(metrics).items()})
         self.run.log_values(numbers(flat(cost, f"cost.{stage}.")))
 
     def stage(self, stage: str, tags: Mapping[str, str], identity: str = "nas.fingerprint") -> "StageView":
-        """The child run of this stage whose tag `identity` is the one given in `tags`."""
+        """The child run of this stage whose tag `identity` has the value in `tags`."""
         own = {"nas.key": self.key, "nas.stage": stage, "nas.role": "stage", identity: tags[identity]}
         run = self.view.run(f"{stage} {self.key}", own, tags, {"mlflow.parentRunId": self.run.id})
         return StageView(self, stage, run)
 
 
 class StageView:
-    """The child run of one stage execution, and what of it the parent shows."""
+    """The child run of one stage execution. Its figures and costs are also shown on the parent."""
 
-    def __init__(self, trial: Trial, stage: str, run: RunView) -> None:
+    def __init__(self, trial: TrialRun, stage: str, run: RunView) -> None:
         self.trial, self.stage, self.run = trial, stage, run
 
     def log_epoch(self, row: Mapping[str, Any], step: int) -> None:
@@ -262,7 +263,7 @@ class StageView:
         self.trial.show_stage(self.stage, {}, cost)
 
     def end(self, status: str, digest: str | None) -> None:
-        """Both runs end. `digest` marks a run that shows all of its records."""
+        """End both runs. `digest` marks a run that holds all records of its stage."""
         if digest is not None:
             self.run.set_tags({"nas.records": digest})
         self.run.end(status)
@@ -274,7 +275,7 @@ def parts(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 
 def surroundings(root: Path) -> dict[str, str]:
-    """Tags: the commit, the DVC stage and experiment, the checksums of the prepared data; each when there is one."""
+    """Tags for the commit, the DVC stage and experiment, and the checksums of the prepared data, as far as known."""
     known = {"dvc.stage": os.environ.get("DVC_STAGE"), "dvc.exp": os.environ.get("DVC_EXP_NAME")}
     found = {"git.commit": git_commit(root), **known}
     return {**{name: value for name, value in found.items() if value}, **data_checksums(root)}
@@ -288,7 +289,7 @@ def git_commit(root: Path) -> str | None:
 
 
 def data_checksums(root: Path) -> dict[str, str]:
-    """`data.md5.<file>`: what dvc.lock says that `prepare` wrote."""
+    """`data.md5.<file>`: the checksums of the outputs of `prepare` in dvc.lock."""
     with suppress(OSError, yaml.YAMLError, KeyError, TypeError):
         text = (root / "dvc.lock").read_text()
         block = re.search(r"^  prepare:\n(?:   .*\n)+", text, re.MULTILINE)  # parsing the whole file takes seconds

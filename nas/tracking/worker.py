@@ -13,15 +13,15 @@ from threading import Lock, Thread
 from typing import Any, TextIO
 
 from nas.tracking.rebuilding import record_digest, show_done
-from nas.tracking.view import StageView, Trial, View, execution_lock, locked, surroundings
+from nas.tracking.view import StageView, TrialRun, View, execution_lock, locked, surroundings
 
-# What MLflow uses when it is there (as in mlflow-skinny, it need not be): a third of its import time.
+# Optional imports of MLflow (mlflow-skinny does without them): a third of its import time.
 UNNEEDED = ("pandas", "scipy", "sklearn", "matplotlib")
-LAST_SECONDS = 60  # to finish once the stage has closed the pipe, or was killed
+LAST_SECONDS = 60  # to finish after the stage has closed the pipe or was killed
 
 
 def events(lines: TextIO, last_seconds: int = LAST_SECONDS) -> Iterator[dict[str, Any]]:
-    """The stage's events, and a last one in its place when it was killed before it could say that it ended."""
+    """The stage's events. If the stage was killed, a final `end` event with the status KILLED is added."""
     status = "KILLED"
     for line in lines:
         event = json.loads(line)
@@ -47,7 +47,7 @@ def follow(source: Iterator[dict[str, Any]], view_of: Callable[[Path], View] = V
         with alone:
             view = view_of(root)
             tags = {**surroundings(root), **first["tags"], "nas.fingerprint": first["fingerprint"]}
-            trial = Trial(view, key, first["params"], tags)
+            trial = TrialRun(view, key, first["params"], tags)
             show_done(trial, root / "runs" / key, before=stage)
             shown = trial.stage(stage, tags)
             shown.run.log_params(first["params"])
@@ -141,7 +141,7 @@ def main() -> int:
             failure = Service(socket.socket(fileno=int(sys.argv[1]))).run(sys.stdin)
         else:
             follow(events(sys.stdin))
-    except Exception as error:  # whatever it is, it costs the stage a warning and nothing else
+    except Exception as error:  # any failure is reported as a warning and does not affect the stage
         failure = described(error)
     if failure:
         print(failure, file=report, flush=True)

@@ -51,7 +51,7 @@ def test_half_of_a_lock_is_told_with_the_remedy(tmp_path, monkeypatch):
     cuts = (whole.index("size:") + 3, whole.index("path:") + 5)
     for text in ("", "stages", *(whole[:cut] for cut in cuts), whole.replace("size: ", "size: x", 1)):
         lock.write_text(text)
-        with pytest.raises(LaunchError, match=r"dvc\.lock: cut short.*git checkout dvc\.lock"):
+        with pytest.raises(LaunchError, match=r"dvc\.lock: incomplete.*git checkout dvc\.lock"):
             refuse_broken_lock()
     lock.write_text(whole)
     refuse_broken_lock()

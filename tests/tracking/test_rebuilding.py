@@ -77,7 +77,7 @@ def everything(view):
 def test_records_become_runs_and_gaps_a_line_each(rebuilt):
     said, added, _ = rebuilt
     assert added == 3
-    assert said[0] == "darts-0: no record of retrain, skipped"
+    assert said[0] == "darts-0: skipped retrain, which has no record"
     assert len(said) == 1 + 4  # random-0 has none at all
 
 
