@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ import typer
 from nas.commands.bookkeeping import Bookkeeping
 from nas.commands.fork_server import ForkServer, ServerError
 from nas.commands.repository import refuse_broken_lock, refuse_company
+from nas.commands.times import Times
 from nas.project import clear_errors
 from nas.tracking.service import TrackingService
 from stages.report import LAUNCHED, show
@@ -48,12 +50,14 @@ class Launch:
             self.devices.put(device)
         self.stopped = 0  # the signal
         self.shells: set[subprocess.Popen[bytes]] = set()
+        self.times = Times(len(devices))
 
     def stage(self, name: str, device: str = "") -> bool:
         """Bring one stage up to date; False if it failed or the run was stopped before it."""
         if self.stopped:
             return False
-        command = self.books.begin(name)
+        with self.times.spent("DVC"):
+            command = self.books.begin(name)
         if command is None:
             return True
         print(f"Running stage '{name}':\n> {command}", flush=True)
@@ -61,6 +65,7 @@ class Launch:
         environment |= {"CUDA_VISIBLE_DEVICES": device} if device else {}
         code = -1
         try:
+            begun = time.monotonic()
             code = self.run(command, environment)
         finally:
             if code:
@@ -68,7 +73,10 @@ class Launch:
         if code:
             print(f"error: stage '{name}' failed with exit code {code}", file=sys.stderr, flush=True)
             return False
-        self.books.record(name)
+        seconds = time.monotonic() - begun
+        with self.times.spent("DVC"):
+            self.books.record(name)
+        self.times.ran(name, seconds)
         return True
 
     def trial(self, key: str) -> bool:
@@ -166,6 +174,7 @@ def run_pipeline(books: Bookkeeping, server: ForkServer, params: dict[str, Any],
         with signals(run):
             failed = run_stages(run, [key for key, _, _ in params["runs"]], len(places))
     books.close()
+    print(run.times)
     if run.stopped:
         sys.exit(128 + run.stopped)
     if failed:
