@@ -1,8 +1,8 @@
-"""The judge of space `nasbench201`: a table of what each of its 15,625 cells reaches when it is trained in full.
+"""The benchmark table of space `nasbench201`: the accuracy of each of its 15,625 cells after full training.
 
-Source of the figures: X. Dong and Y. Yang, ICLR 2020, arXiv 2001.00326; docs/nasbench201.md says how to get them. A
-table is a CSV, plain or .gz, with a column `arch_str` (the benchmark's string) and the columns of ACCURACIES, in
-percent; other columns are left alone. This project ships none.
+Source: X. Dong and Y. Yang, ICLR 2020, arXiv 2001.00326; docs/nasbench201.md explains how to get the data. A table is a
+CSV file, plain or .gz, with a column `arch_str` (the benchmark's string) and the columns of ACCURACIES in percent;
+other columns are ignored. This project does not ship a table.
 """
 
 import csv
@@ -20,29 +20,29 @@ CELLS = 5**6
 ACCURACIES = tuple(f"{data}_{part}_acc" for data in ("cifar10", "cifar100", "imagenet16") for part in ("valid", "test"))
 NAME = "arch_str"
 GET_ONE = (
-    "docs/nasbench201.md says how to get a table; `python -m nas.commands.table` makes one of the benchmark's own file"
+    "docs/nasbench201.md explains how to get a table; `python -m nas.commands.benchmark` converts the original file"
 )
 
 
 class TableError(ValueError):
-    """A table that cannot be used, or a cell that it lacks; names file, line and column, and says what to do."""
+    """An unusable table, or a cell that is not in it; names file, line and column, and how to fix it."""
 
 
 class Table:
-    """What every cell reached: string -> percent, in the order of ACCURACIES."""
+    """The accuracies of every cell: string -> percent, in the order of ACCURACIES."""
 
     def __init__(self, rows: Mapping[str, Sequence[float]]) -> None:
         self.rows = rows
         self.ranked = [sorted(column) for column in zip(*rows.values(), strict=True)]
 
     def judge(self, cell: str) -> dict[str, float]:
-        """Of each accuracy its value (`_acc`), `_percentile` among all cells and `_regret`, percent and points.
+        """Per accuracy: its value (`_acc`, percent), `_percentile` among all cells, and `_regret` (points).
 
-        Percentile: the share of cells that are worse, those that are equal (it among them) counted half, so that the
-        median cell has 50. Regret: what the best cell of that column has more.
+        Percentile: the share of worse cells, with equal cells (including this one) counted half, so that the median
+        cell has 50. Regret: the accuracy of the best cell minus that of this cell.
         """
         if cell not in self.rows:
-            raise TableError(f"the table has no cell {cell!r}: a found cell of another space has no figures in it")
+            raise TableError(f"the table has no cell {cell!r}: cells of other spaces are not in it")
         figures = {}
         for name, ranked, value in zip(ACCURACIES, self.ranked, self.rows[cell], strict=True):
             below, up_to = bisect_left(ranked, value), bisect_right(ranked, value)
@@ -54,31 +54,35 @@ class Table:
 
 
 def read_table(path: Path, sha256: str) -> Table:
-    """The table in a file with this checksum. Seconds are not needed: 15,625 rows. Raises TableError."""
+    """Read the table from a file with this checksum; takes less than a second. Raises TableError."""
     if not path.is_file():
-        raise TableError(f"{path}: no such file ('evaluate.table.path'). {GET_ONE}; evaluate.table: null does without")
-    if (found := file_sha256(path)) != sha256:
-        raise TableError(f"{path}: its sha256 is {found}, but 'evaluate.table.sha256' is {sha256}: another table?")
+        raise TableError(
+            f"{path}: no such file ('evaluate.table.path'). {GET_ONE}. To run without a table, set evaluate.table: null"
+        )
+    if (actual := file_sha256(path)) != sha256:
+        raise TableError(
+            f"{path}: its sha256 is {actual}, but 'evaluate.table.sha256' is {sha256}. Is it another table?"
+        )
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         return parse_table(content.decode("utf-8"), str(path))
     except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
-        raise TableError(f"{path}: no CSV, plain or .gz ({error}). {GET_ONE}") from None
+        raise TableError(f"{path}: not a CSV file, plain or .gz ({error}). {GET_ONE}") from None
 
 
 def parse_table(text: str, source: str) -> Table:
-    """The table in a CSV text that came from `source`."""
+    """Parse the table from CSV text; `source` names it in errors. Raises TableError."""
     reader = csv.DictReader(io.StringIO(text))
     for name in (NAME, *ACCURACIES):
         if name not in (reader.fieldnames or ()):
-            raise TableError(f"{source}: has no column '{name}'; expected {NAME}, {', '.join(ACCURACIES)}. {GET_ONE}")
+            raise TableError(f"{source}: no column '{name}'; expected {NAME}, {', '.join(ACCURACIES)}. {GET_ONE}")
     rows: dict[str, tuple[float, ...]] = {}
     for number, row in enumerate(reader, start=2):
         if row[NAME] in rows:
-            raise TableError(f"{source}, line {number}: cell {row[NAME]} stands twice")
+            raise TableError(f"{source}, line {number}: cell {row[NAME]} appears twice")
         rows[row[NAME]] = tuple(percent(row[name], f"{source}, line {number}, column '{name}'") for name in ACCURACIES)
     if len(rows) != CELLS:
-        raise TableError(f"{source}: has {len(rows)} cells, expected all {CELLS}. {GET_ONE}")
+        raise TableError(f"{source}: {len(rows)} cells, expected all {CELLS}. {GET_ONE}")
     return Table(rows)
 
 
@@ -93,9 +97,9 @@ def percent(text: str | None, where: str) -> float:
 
 
 def regret_curves(history: Sequence[Mapping[str, Any]], table: Table) -> dict[str, list[dict[str, float]]]:
-    """What the table says of the incumbent at each epoch of a search: name (`main` where there is one) -> rows.
+    """The incumbent of each epoch of a search in the table: name (`main` if there is only one) -> rows.
 
-    `history`: rows with `epoch` and, per found cell, `incumbent` or `incumbent.<name>`; null before there is one.
+    `history`: rows with `epoch` and, per derived cell, `incumbent` or `incumbent.<name>`; null before the first one.
     """
     curves: dict[str, list[dict[str, float]]] = {}
     for row in history:

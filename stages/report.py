@@ -1,4 +1,4 @@
-"""Tables, figures and index.html from the records of every expected trial. Seconds, CPU, no data set.
+"""Write tables, figures and index.html from the records of all expected trials. Takes seconds on a CPU; needs no data.
 
 python -m stages.report
 python -m stages.report --check
@@ -10,7 +10,7 @@ import typer
 
 from nas.project import PREPARED, REPORT, RUNS, clear_errors, load
 
-LAUNCHED = "NAS_LAUNCHED"  # in the environment of a stage: who started it shows the table in the end
+LAUNCHED = "NAS_LAUNCHED"  # set in a stage's environment by a launcher, which then shows the table itself
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
@@ -19,7 +19,7 @@ app = typer.Typer(add_completion=False, help=__doc__)
 def main(
     check: bool = typer.Option(False, "--check", help="Write nothing; compare the results on disk with the records."),
 ) -> None:
-    """Write the report, or check that the one on disk says what the records say."""
+    """Write the report, or check that the results on disk match the records."""
     from nas.report import build, difference
 
     trials = load().runs()
@@ -28,17 +28,17 @@ def main(
         build(*where)
         if LAUNCHED not in os.environ:
             show()
-    elif found := difference(*where):
-        typer.echo(found, err=True)
+    elif fault := difference(*where):
+        typer.echo(fault, err=True)
         raise typer.Exit(1)
     else:
-        typer.echo(f"{REPORT}: the results are those of the records")
+        typer.echo(f"{REPORT}: the results match the records")
 
 
 def show() -> None:
-    """Print the table that was written, whole however narrow the terminal is, and where the page is."""
+    """Print the written table, at full width on any terminal, and the path of the page."""
     typer.echo((REPORT / "table.md").read_text(encoding="utf-8"))
-    typer.echo(f"Figures, cells and provenance: {REPORT / 'index.html'}")
+    typer.echo(f"Figures, cells and networks: {REPORT / 'index.html'}")
 
 
 if __name__ == "__main__":

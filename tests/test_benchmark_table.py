@@ -43,7 +43,7 @@ def test_percentile_and_regret_by_hand_with_ties():
     assert len(judged["a"]) == 3 * len(ACCURACIES) == 18
 
 
-def test_every_cell_of_a_file_is_found_plain_or_packed(tmp_path):
+def test_every_cell_of_a_file_is_read_plain_or_packed(tmp_path):
     plain, packed = tmp_path / "table.csv", tmp_path / "table.csv.gz"
     plain.write_text(TEXT)
     packed.write_bytes(gzip.compress(TEXT.encode()))
@@ -62,11 +62,11 @@ def test_other_columns_and_another_order_are_left_alone():
     [
         (
             TEXT.replace("cifar100_test_acc", "c100"),
-            "t.csv: has no column 'cifar100_test_acc'; expected arch_str, cifar10",
+            "t.csv: no column 'cifar100_test_acc'; expected arch_str, cifar10",
         ),
-        ("", "t.csv: has no column 'arch_str'"),
-        (written(ROWS[:-1]), "t.csv: has 15624 cells, expected all 15625"),
-        (written([*ROWS, ROWS[0]]), r"t.csv, line 15627: cell \|none~0\|.* stands twice"),
+        ("", "t.csv: no column 'arch_str'"),
+        (written(ROWS[:-1]), "t.csv: 15624 cells, expected all 15625"),
+        (written([*ROWS, ROWS[0]]), r"t.csv, line 15627: cell \|none~0\|.* appears twice"),
         (
             written([[TEXTS[0], 1, 2, "x", 4, 5, 6]]),
             "t.csv, line 2, column 'cifar100_valid_acc': found 'x', expected an",
@@ -85,7 +85,7 @@ def test_a_faulty_table_is_refused_by_its_place(text, message):
 
 
 def test_a_missing_file_says_how_to_get_one(tmp_path):
-    with pytest.raises(TableError, match=r"no such file .*docs/nasbench201.md says how to get a table"):
+    with pytest.raises(TableError, match=r"no such file .*docs/nasbench201.md explains how to get a table"):
         read_table(tmp_path / "table.csv", "0" * 64)
 
 
@@ -98,7 +98,7 @@ def test_another_file_is_refused(tmp_path):
 def test_a_file_that_is_not_packed_is_refused(tmp_path):
     path = tmp_path / "table.csv.gz"
     path.write_text(TEXT)
-    with pytest.raises(TableError, match=r"no CSV, plain or \.gz"):
+    with pytest.raises(TableError, match=r"not a CSV file, plain or \.gz"):
         read_table(path, file_sha256(path))
 
 

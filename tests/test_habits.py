@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from nas.report.titles import label_title
+
 PROJECT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md")])
@@ -76,8 +78,8 @@ def test_the_figures_of_the_default_are_those_of_the_committed_evidence():
     names = {"is_nas": "is_nas eps=0", "and": "is_nas eps=0.3"}  # "is_nas .. % (eps 0) and .. % (eps 0.3"
     assert {names.get(name, name): tuple(figures) for name, figures in said.items()} == found
     rows = [line.strip("| ").split(" | ") for line in committed("README.md").splitlines()]
-    table = {row[0]: row[2] for row in rows if len(row) == 7 and row[0] in found and "±" in row[2]}
-    assert table == {name: " ± ".join(figures) for name, figures in found.items()}
+    titled = {label_title(*name.split(" ", 1)): " ± ".join(figures) for name, figures in found.items()}
+    assert {row[0]: row[2] for row in rows if len(row) == 7 and row[0] in titled and "±" in row[2]} == titled
 
 
 def module_name(path):

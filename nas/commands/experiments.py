@@ -17,7 +17,7 @@ from nas.commands.children import Launcher
 from nas.commands.variants import Variant
 from nas.config.yaml_file import parse_yaml
 from nas.project import PARAMS, RUNS
-from nas.report.ablation import Found, Outcome, Searched
+from nas.report.ablation import Judged, Outcome, Searched
 
 CODE = ("dvc.yaml", "nas", "stages")  # what the results of an experiment come from, beside its params
 LOGS = Path(".nas/ablations")
@@ -117,7 +117,7 @@ def outcomes(variant: Variant, ref: str) -> list[Outcome]:
         sizes = metrics(variant, ref, f"{key}/derive.metrics.json")
         judged = metrics(variant, ref, f"{key}/evaluate.metrics.json")
         cost = metrics(variant, ref, f"{key}/search.cost.json") | metrics(variant, ref, f"{key}/search.metrics.json")
-        cells = {name: Found.model_validate(size | judged[name]) for name, size in sizes.items()}
+        cells = {name: Judged.model_validate(size | judged[name]) for name, size in sizes.items()}
         found.append(Outcome(method, Searched.model_validate(cost), cells))
     return found
 

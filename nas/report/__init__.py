@@ -1,4 +1,4 @@
-"""Tables, plots, drawings and one page, from records alone. Imports no torch."""
+"""Tables, plots, drawings and a page, made from records only. Does not import torch or matplotlib."""
 
 from nas.report.building import build as build
 from nas.report.building import difference as difference

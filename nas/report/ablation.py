@@ -1,4 +1,4 @@
-"""The table of an ablation: its variants side by side, from the metrics files of their trials."""
+"""The table of an ablation: one row per variant, from the metrics files of its trials."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,44 +7,45 @@ from statistics import fmean, stdev
 from pydantic import BaseModel, ConfigDict
 
 from nas.report.sheet import DASH, duration, pipes, plus_minus, span
+from nas.report.titles import label_title
 
 ERROR, TRUTH, PERCENTILE = "Test error, %", "True test accuracy, %", "Percentile"
 COST, MACS = "Search cost", "Search MACs, 10¹²"
-OPTIONAL = (ERROR, TRUTH, PERCENTILE, MACS)  # columns that go where no row has anything to state
-NOTES = (  # each below the table that has the column
+OPTIONAL = (ERROR, TRUTH, PERCENTILE, MACS)  # columns that are left out if no row has a value
+NOTES = (  # (column, note): shown if the table has the column
     (
         "Searches",
-        f"Mean ± standard deviation (n − 1 in the divisor) over search seeds; {DASH} where n = 1 leaves no deviation. "
-        f"Sizes: lowest{DASH}highest where the networks of a row differ.",
+        f"Mean ± standard deviation (divisor n − 1) over search seeds; {DASH} if n = 1. "
+        f"Sizes: lowest{DASH}highest if the networks of a row differ.",
     ),
-    (ERROR, "Test error: of each search the mean over its retrain seeds."),
+    (ERROR, "Test error: the mean over the retrain seeds of each search."),
     (
         TRUTH,
-        "True test accuracy on CIFAR-10, and its percentile among all cells: what the table says of the found cells.",
+        "True test accuracy: of the derived cells on CIFAR-10 in the benchmark table; Percentile: among all its cells.",
     ),
-    ("Searches", "A difference no larger than the deviations, or of a few test images, may be chance alone."),
-    (COST, "Search cost: mean wall time of one search. It belongs to the device, and varies from run to run."),
+    ("Searches", "Differences within the deviations, or of a few test images, may be due to chance."),
+    (COST, "Search cost: mean wall time of one search. It depends on the device and varies from run to run."),
 )
 
 
 class _Part(BaseModel):
-    """What the table needs of a metrics file; a file may hold more."""
+    """The part of a metrics file that the table reads; other keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
 
-class Found(_Part):
-    """One found architecture: its size in millions, and what judged it: means over retrain seeds, a table, or both."""
+class Judged(_Part):
+    """One derived architecture: its size in millions, and its results (retrained, in a table, or both)."""
 
     params_m: float
     macs_m: float
-    test_error: float | None = None  # percent
+    test_error: float | None = None  # percent, mean over retrain seeds
     table_cifar10_test_acc: float | None = None  # percent
     table_cifar10_test_percentile: float | None = None
 
 
 class Searched(_Part):
-    """What a search cost; `macs_t` (10¹² multiply-adds) where it counts them."""
+    """The cost of a search; `macs_t` (10¹² multiply-adds) is None if it does not count them."""
 
     seconds: float
     macs_t: float | None = None
@@ -52,25 +53,25 @@ class Searched(_Part):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A trial; `found` by the name of the architecture."""
+    """A trial; `judged` maps the names of its architectures to their results."""
 
     method: str
     searched: Searched
-    found: Mapping[str, Found]
+    judged: Mapping[str, Judged]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A variant's trials that found an architecture of one name by one method."""
+    """The trials of a variant with one method, and their architectures of one name."""
 
     variant: str
     label: str
     searched: Sequence[Searched]
-    found: Sequence[Found]
+    judged: Sequence[Judged]
 
 
 def table(variants: Mapping[str, Sequence[Outcome]]) -> str:
-    """Markdown: a row per variant, or several for one of several methods or architectures, and what to know of them.
+    """Markdown: a row per variant, method and architecture name, and notes below.
 
     Args:
         variants: label -> the trials of the variant; each has at least one.
@@ -84,30 +85,30 @@ def table(variants: Mapping[str, Sequence[Outcome]]) -> str:
 
 
 def lines(variant: str, outcomes: Sequence[Outcome]) -> list[Line]:
-    """By method and architecture name, in the order of the trials; the name is told where a method has several."""
-    found = []
+    """By method and architecture name, in the order of the trials; labels have the name if a method has several."""
+    rows = []
     for method in dict.fromkeys(outcome.method for outcome in outcomes):
         own = [outcome for outcome in outcomes if outcome.method == method]
-        names = dict.fromkeys(name for outcome in own for name in outcome.found)
+        names = dict.fromkeys(name for outcome in own for name in outcome.judged)
         for name in names:
-            holders = [outcome for outcome in own if name in outcome.found]
-            label = f"{method} {name}" if len(names) > 1 else method
-            cells = [outcome.found[name] for outcome in holders]
-            found.append(Line(variant, label, [outcome.searched for outcome in holders], cells))
-    return found
+            holders = [outcome for outcome in own if name in outcome.judged]
+            label = label_title(method, name if len(names) > 1 else "")
+            cells = [outcome.judged[name] for outcome in holders]
+            rows.append(Line(variant, label, [outcome.searched for outcome in holders], cells))
+    return rows
 
 
 def texts(line: Line) -> dict[str, str]:
     """The cells of a row by their titles."""
-    params = [found.params_m for found in line.found]
-    macs = [found.macs_m for found in line.found]
+    params = [one.params_m for one in line.judged]
+    macs = [one.macs_m for one in line.judged]
     return {
         "Variant": line.variant,
         "Method": line.label,
-        "Searches": str(len(line.found)),
-        ERROR: spread([found.test_error for found in line.found]),
-        TRUTH: spread([found.table_cifar10_test_acc for found in line.found]),
-        PERCENTILE: spread([found.table_cifar10_test_percentile for found in line.found]),
+        "Searches": str(len(line.judged)),
+        ERROR: spread([one.test_error for one in line.judged]),
+        TRUTH: spread([one.table_cifar10_test_acc for one in line.judged]),
+        PERCENTILE: spread([one.table_cifar10_test_percentile for one in line.judged]),
         "Params, M": span(fmean(params), min(params), max(params), 3),
         "Multiply-adds, M": span(fmean(macs), min(macs), max(macs), 2),
         COST: duration(fmean(searched.seconds for searched in line.searched)),
@@ -116,7 +117,7 @@ def texts(line: Line) -> dict[str, str]:
 
 
 def spread(values: Sequence[float | None]) -> str:
-    """Mean and standard deviation where every search has the figure."""
+    """Mean and standard deviation; a dash unless every search has a value."""
     middle = mean(values)
     known = [value for value in values if value is not None]
     return DASH if middle is None else plus_minus(middle, stdev(known) if len(known) > 1 else None)

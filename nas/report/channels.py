@@ -1,4 +1,4 @@
-"""What channel masks keep: a picture of every edge of every cell, and how the cells came out."""
+"""Channel masks: a picture of the channels that each edge of each cell keeps, and statistics of the cells."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,56 +8,74 @@ from nas.architectures.cell_shape import EDGES, reductions
 from nas.architectures.channel import ChannelArchitecture
 from nas.architectures.channel_masks import Gates, statistics
 from nas.architectures.channel_sizes import OPERATIONS
-from nas.report.style import INK, PAPER, grid, look, save, short
+from nas.report.chart import BLUES, heat
+from nas.report.style import INK, PAPER, SOFT, short
+from nas.report.svg import Box, Canvas
 
-READABLE = 10  # cells up to which a count fits into its square
+READABLE = 10  # up to this many cells, counts fit into their squares
+LEFT, TOP, DOWN = 56.0, 42.0, 17.0  # points: left of a panel, above it, height of an edge
 TITLES = {"op": "of the operation", "mid": "in its middle", "skip": "skipped"}
 
 
-def kept(architecture: ChannelArchitecture, title: str, path_without_suffix: Path) -> None:
-    """Share of the channels that each edge keeps, as .svg and .png: edges down, cells across, a panel per kind."""
-    with look():
-        kinds = shown(architecture)
-        cells = list(architecture.masks.each())
-        figure, axes = grid(1, len(kinds), 1.2 + max(2.4, 0.24 * len(cells)), 4.4)
-        for place, kind in zip(axes, kinds, strict=True):
-            counts = [[getattr(cell[e], kind).bit_count() for cell, _ in cells] for e in range(len(EDGES))]
-            shares = [[n / width for n, (_, width) in zip(row, cells, strict=True)] for row in counts]
-            place.imshow(shares, vmin=0, vmax=1, aspect="auto", cmap="Blues", interpolation="nearest")
-            for e, row in enumerate(counts if len(cells) <= READABLE else []):
-                for k, count in enumerate(row):
-                    shade = PAPER if shares[e][k] > 0.6 else INK
-                    place.text(k, e, str(count) if count else "", color=shade, fontsize=7, ha="center", va="center")
-            place.grid(False)
-            place.spines[:].set_visible(False)
-            place.set_title(f"Channels {TITLES[kind]}", fontsize=9)
-            place.set_yticks(range(len(EDGES)), [f"{_node(pred)} → {_node(node)}" for node, pred in EDGES], fontsize=7)
-            halved = reductions(len(cells))
-            names = [f"{k}R" if k in halved else str(k) for k in range(len(cells))]
-            place.set_xticks(range(len(cells)), names, fontsize=7 if len(cells) <= 2 * READABLE else 5)
-            place.set_xlabel("Cell (R halves the map)", fontsize=9)
-        figure.suptitle(f"{title}: kept channels, {short(architecture.op)}", fontsize=11, ha="left", x=0.01)
-        save(figure, path_without_suffix)
+def kept(architecture: ChannelArchitecture, title: str, path: Path) -> None:
+    """Draw the share of channels that each edge keeps: edges down, cells across, a panel per gate kind."""
+    gate_kinds, cells = shown(architecture), list(architecture.masks.each())
+    across = max(160.0, 17.0 * len(cells))
+    canvas = Canvas(8 + (LEFT + across) * len(gate_kinds), TOP + DOWN * len(EDGES) + 46)
+    canvas.text((8, 12), f"{title}: kept channels, {short(architecture.op)}", 11, fill=SOFT)
+    for place, gate_kind in enumerate(gate_kinds):
+        left = LEFT + place * (LEFT + across)
+        area = Box(left, TOP, left + across, TOP + DOWN * len(EDGES))
+        counts = [[getattr(cell[edge], gate_kind).bit_count() for cell, _ in cells] for edge in range(len(EDGES))]
+        shares = [[n / width for n, (_, width) in zip(row, cells, strict=True)] for row in counts]
+        heat(canvas, shares, area, BLUES)
+        if len(cells) <= READABLE:
+            _write_counts(canvas, counts, shares, area)
+        canvas.text((left, TOP - 10), f"Channels {TITLES[gate_kind]}", 9)
+        _name_axes(canvas, area, len(cells))
+    canvas.save(path)
+
+
+def _write_counts(
+    canvas: Canvas, counts: Sequence[Sequence[int]], shares: Sequence[Sequence[float]], area: Box
+) -> None:
+    wide = (area.x1 - area.x0) / len(counts[0])
+    for edge, row in enumerate(counts):
+        for cell, count in enumerate(row):
+            if count:
+                at = area.x0 + wide * (cell + 0.5), area.y0 + DOWN * (edge + 0.5)
+                canvas.text(at, str(count), 7, anchor=0.5, fill=PAPER if shares[edge][cell] > 0.6 else INK)
+
+
+def _name_axes(canvas: Canvas, area: Box, cells: int) -> None:
+    for edge, (node, pred) in enumerate(EDGES):
+        at = area.x0 - 5, area.y0 + DOWN * (edge + 0.5)
+        canvas.text(at, f"{_node(pred)} → {_node(node)}", 7, anchor=1.0)
+    halved, wide = reductions(cells), (area.x1 - area.x0) / cells
+    for cell in range(cells):
+        at = area.x0 + wide * (cell + 0.5), area.y1 + 10
+        canvas.text(at, f"{cell}R" if cell in halved else str(cell), 7, anchor=0.5)
+    canvas.text(((area.x0 + area.x1) / 2, area.y1 + 25), "Cell (R halves the map)", 9, anchor=0.5)
 
 
 def shown(architecture: ChannelArchitecture) -> list[str]:
-    """The kinds of gates that there are: a single operation has no middle."""
+    """The gate kinds in use: a single operation has no middle."""
     absent = {"mid"} if not OPERATIONS[architecture.op].double else set()
     absent |= {"skip"} if architecture.skip_mode == "none" else set()
     return [kind for kind in Gates._fields if kind not in absent]
 
 
 def _node(index: int) -> str:
-    """As the drawing of a cell names it."""
+    """The name in the drawing of a cell."""
     return ("k-2", "k-1")[index] if index < 2 else str(index - 2)
 
 
 def cells_table(architecture: ChannelArchitecture) -> list[list[str]]:
-    """Titles, then one list of texts per cell."""
-    found, halved = statistics(architecture.masks), reductions(len(architecture.cells))
+    """Titles, then one row of texts per cell."""
+    stats, halved = statistics(architecture.masks), reductions(len(architecture.cells))
     titles = ["Cell", "Width", "Edges", "Op channels", "Skip channels", "Depth", "Live: k-2, k-1, 0, 1, 2, 3"]
-    columns = (found[key] for key in ("edges", "op_channels", "skip_channels", "depth"))
-    rows = zip(architecture.masks.widths, *columns, found["live"], strict=True)
+    columns = (stats[key] for key in ("edges", "op_channels", "skip_channels", "depth"))
+    rows = zip(architecture.masks.widths, *columns, stats["live"], strict=True)
     return [
         titles,
         *([f"{k}R" if k in halved else str(k), *map(str, row[:-1]), ", ".join(map(str, row[-1]))]
@@ -66,19 +84,20 @@ def cells_table(architecture: ChannelArchitecture) -> list[list[str]]:
 
 
 def sentences(architecture: ChannelArchitecture, sizes: Mapping[str, Mapping[str, int]]) -> Sequence[str]:
-    """What the table cannot say; `sizes` as the notes of derive have them."""
-    found = statistics(architecture.masks)
-    told = [
-        f"The masks are for {len(architecture.cells)} cells and {architecture.channels} channels, those of the search; "
-        f"another size makes of them what resize: {architecture.resize} says.",
-        f"{100 * found['skip_share']:.1f} % of what feeds the nodes are skips. An edge that has an operation keeps "
-        f"{found['channels_per_edge']:.1f} of its channels on average.",
+    """Statistics of the whole network; `sizes` come from the notes of derive."""
+    stats = statistics(architecture.masks)
+    texts = [
+        f"The masks have the size of the search: {len(architecture.cells)} cells, {architecture.channels} channels. "
+        f"Networks of another size resize them by the rule '{architecture.resize}'.",
+        f"{100 * stats['skip_share']:.1f} % of the inputs of nodes are skips. An edge with an operation keeps "
+        f"{stats['channels_per_edge']:.1f} channels on average.",
     ]
-    if found["jaccard"] is not None:
-        told.append(f"Mean Jaccard distance of normal cells of one stage: {found['jaccard']:.3f} (0: all the same).")
+    if stats["jaccard"] is not None:
+        distance = f"{stats['jaccard']:.3f}"
+        texts.append(f"Mean Jaccard distance between normal cells of a stage: {distance} (0 if all are equal).")
     if sizes:
-        told.append("At the size of the search: " + ", ".join(_size(name, sizes[name]) for name in sizes) + ".")
-    return told
+        texts.append("At the size of the search: " + ", ".join(_size(name, sizes[name]) for name in sizes) + ".")
+    return texts
 
 
 def _size(name: str, size: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The records of the expected trials, checked. A folder that no expected trial owns is never looked at."""
+"""Read and check the records of the expected trials. Folders of other trials are not read."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nas.architectures.base import Architecture, ArchitectureError
 from nas.records import RecordError, read_json, read_record
+from nas.report.titles import method_title
 
 Run = tuple[str, str, int]  # key, method, search seed
 History = Sequence[Mapping[str, Any]]
-STAGES = {  # file -> the stage that writes it
+WRITTEN_BY = {  # file -> the stage that writes it
     "search.json": "search",
     "search.history.json": "search",
     "search.cost.json": "search",
@@ -26,7 +27,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class _Part(BaseModel):
-    """What the report needs of a record; other keys are the business of other stages."""
+    """The part of a record that the report reads; other keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -37,7 +38,7 @@ class DataSet(_Part):
     classes: int = Field(ge=1)
 
 
-class Found(_Part):
+class Derived(_Part):
     """One architecture of a derive record."""
 
     name: str
@@ -51,13 +52,13 @@ class Found(_Part):
 
     @property
     def eps(self) -> float | None:
-        """Weight of the complexity that it was found with, where its method knows such."""
+        """Weight of the complexity in its search; None if its method has no such weight."""
         eps = self.notes.get("eps")
         return float(eps) if isinstance(eps, int | float) else None
 
     @property
     def control(self) -> str:
-        """Which control it is; empty for what the search found."""
+        """The name of the control that it is; empty for an architecture that the search derived."""
         return str(self.notes.get("control", ""))
 
 
@@ -69,7 +70,7 @@ class Tested(_Part):
     seed: int
     test_error: float
     test_loss: float
-    best_error: float | None = None  # of the last epochs, where these were measured, and which one it was
+    best_error: float | None = None  # lowest of the last epochs, and its epoch; None if they were not measured
     best_epoch: int | None = None
     params_m: float
     macs_m: float
@@ -87,7 +88,7 @@ class TrueCell(_Part):
 
 
 class TrueFigures(_Part):
-    """The found cells of a trial in the table, and per architecture its incumbent of each epoch, as figures."""
+    """A trial in the benchmark table: its derived cells, and per architecture the incumbent of each epoch."""
 
     cells: list[TrueCell]
     curves: dict[str, list[dict[str, float]]]
@@ -109,8 +110,8 @@ class _Search(_Owned):
     state: dict[str, Any] = {}
 
 
-class _Derived(_Owned):
-    architectures: list[Found] = Field(min_length=1)
+class _Derivation(_Owned):
+    architectures: list[Derived] = Field(min_length=1)
 
 
 class _Evaluation(_Owned):
@@ -120,13 +121,12 @@ class _Evaluation(_Owned):
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One search with all that followed from it.
+class TrialRecords:
+    """One search and everything that was made from it.
 
-    `counted` are the passes of the search, where it counts them. `slimming`: per slimming point of a method that has
-    such (EoiNAS) its epoch and, per cell type, the tables [edges][operations] that it was decided by; `operations` are
-    the names of their columns. `table`: where
-    one was named; `results` are empty where nothing was retrained.
+    `counted`: the passes of the search; empty if it does not count them. `slimming`: of each slimming point (EoiNAS)
+    its epoch and, per cell type, the tables [edges][operations] that decided it; `operations` names their columns.
+    `table`: None without a benchmark table. `results`: empty if nothing was retrained.
     """
 
     key: str
@@ -135,7 +135,7 @@ class Trial:
     counted: Mapping[str, int]
     slimming: Sequence[Mapping[str, Any]]
     operations: Sequence[str]
-    found: tuple[Found, ...]
+    derived: tuple[Derived, ...]
     results: tuple[Tested, ...]
     table: TrueFigures | None
     images: int
@@ -144,6 +144,11 @@ class Trial:
     search_cost: Cost
     retrain_cost: Cost
 
+    @property
+    def title(self) -> str:
+        """`LFR-DARTS, seed 0`."""
+        return f"{method_title(self.method)}, seed {self.seed}"
+
 
 @dataclass(frozen=True)
 class Study:
@@ -151,11 +156,11 @@ class Study:
 
     data: DataSet
     images: int
-    trials: tuple[Trial, ...]
+    trials: tuple[TrialRecords, ...]
 
 
 def collect(runs: Sequence[Run], folder: Path, spec: Path) -> Study:
-    """Read what the report is made of.
+    """Read the records that the report is made from.
 
     Args:
         runs: (key, method, search seed) of every expected trial, in the order of the table.
@@ -168,29 +173,30 @@ def collect(runs: Sequence[Run], folder: Path, spec: Path) -> Study:
     if not runs:
         raise RecordError("no trial is expected: params.yaml names no method or no seed")
     data = _checked(DataSet, _record(spec, "data", "prepare"), spec, "prepare")
-    trials = tuple(_trial(run, folder / run[0]) for run in runs)
+    trials = tuple(read_trial(run, folder / run[0]) for run in runs)
     for trial in trials:
         if trial.images != trials[0].images:
-            found = f"{trial.images} test images, {trials[0].key} has {trials[0].images}"
-            raise _unusable(folder / trial.key / "evaluate.json", found, f"evaluate@{trial.key}")
+            fault = f"{trial.images} test images, {trials[0].key} has {trials[0].images}"
+            raise _unusable(folder / trial.key / "evaluate.json", fault, f"evaluate@{trial.key}")
     return Study(data, trials[0].images, trials)
 
 
-def _trial(run: Run, folder: Path) -> Trial:
+def read_trial(run: Run, folder: Path) -> TrialRecords:
+    """The records of one trial, all in `folder`. Raises RecordError as `collect` does."""
     key, method, seed = run
     search = _owned(_Search, "search", folder / "search.json", run)
-    derived = _owned(_Derived, "architectures", folder / "architectures.json", run)
+    derivation = _owned(_Derivation, "architectures", folder / "architectures.json", run)
     evaluation = _owned(_Evaluation, "evaluation", folder / "evaluate.json", run)
-    _check_drawable(derived, folder)
-    _check_complete(derived, evaluation, folder)
-    return Trial(
+    _check_drawable(derivation, folder)
+    _check_complete(derivation, evaluation, folder)
+    return TrialRecords(
         key=key,
         method=method,
         seed=seed,
         counted=search.counted,
         slimming=search.state.get("slimming", ()),
         operations=search.state.get("operations", ()),
-        found=tuple(derived.architectures),
+        derived=tuple(derivation.architectures),
         results=tuple(evaluation.results),
         table=evaluation.table,
         images=evaluation.images,
@@ -201,38 +207,39 @@ def _trial(run: Run, folder: Path) -> Trial:
     )
 
 
-def _check_drawable(derived: _Derived, folder: Path) -> None:
+def _check_drawable(derivation: _Derivation, folder: Path) -> None:
     path = folder / "architectures.json"
-    for found in derived.architectures:
+    stage = f"derive@{derivation.key}"
+    for derived in derivation.architectures:
         try:
-            identity = found.parsed.id
+            identity = derived.parsed.id
         except ArchitectureError as error:
-            raise _unusable(path, f"{found.name}: {error}", f"derive@{derived.key}") from None
-        if identity != found.id:
-            raise _unusable(path, f"{found.name}: id {found.id}, content has {identity}", f"derive@{derived.key}")
+            raise _unusable(path, f"{derived.name}: {error}", stage) from None
+        if identity != derived.id:
+            raise _unusable(path, f"{derived.name}: its id is {derived.id}, its content has {identity}", stage)
 
 
-def _check_complete(derived: _Derived, evaluation: _Evaluation, folder: Path) -> None:
-    """Every found architecture was tested or looked up, and nothing else; else the evaluation is older than the search.
+def _check_complete(derivation: _Derivation, evaluation: _Evaluation, folder: Path) -> None:
+    """Exactly the derived architectures were tested or looked up; if not, the evaluation is older than the search.
 
-    Where both was done, both are complete.
+    A trial with both test results and table entries must be complete in both.
     """
-    found = {(item.name, item.id) for item in derived.architectures}
+    expected = {(item.name, item.id) for item in derivation.architectures}
     judged: list[Sequence[Tested | TrueCell]] = [evaluation.table.cells] if evaluation.table else []
     if evaluation.results or not judged:
         judged.append(evaluation.results)
     for items in judged:
         tested = {(item.name, item.id) for item in items}
-        if found != tested:
-            name, identity = sorted(found ^ tested)[0]
-            missing = "not tested" if (name, identity) in found else "not found"
-            text = f"architecture {name} ({identity}) is {missing}"
-            raise _unusable(folder / "evaluate.json", text, f"evaluate@{derived.key}")
+        if expected != tested:
+            name, identity = sorted(expected ^ tested)[0]
+            fault = "not tested" if (name, identity) in expected else "tested but not derived"
+            text = f"architecture {name} ({identity}) is {fault}"
+            raise _unusable(folder / "evaluate.json", text, f"evaluate@{derivation.key}")
 
 
 def _owned(model: type[M], kind: str, path: Path, run: Run) -> M:
-    """A record that says which trial it belongs to, and says the right one."""
-    stage = f"{STAGES[path.name]}@{run[0]}"
+    """A record that belongs to the trial `run`."""
+    stage = f"{WRITTEN_BY[path.name]}@{run[0]}"
     record = _record(path, kind, stage)
     value = _checked(model, record, path, stage)
     owner = (record["key"], record["method"], record["seed"])
@@ -242,8 +249,8 @@ def _owned(model: type[M], kind: str, path: Path, run: Run) -> M:
 
 
 def _history(path: Path, key: str) -> History:
-    """Flat rows; a value is a number, a text or null, and null where a figure was not finite."""
-    stage = f"{STAGES[path.name]}@{key}"
+    """Flat rows; a value is a number, a text or null. Null stands for a number that was not finite."""
+    stage = f"{WRITTEN_BY[path.name]}@{key}"
     rows = _json(path, stage)
     if not isinstance(rows, list) or not all(isinstance(row, dict) and "epoch" in row for row in rows):
         raise _unusable(path, "expected a list of rows with an epoch", stage)
@@ -251,7 +258,7 @@ def _history(path: Path, key: str) -> History:
 
 
 def _cost(path: Path, key: str) -> Cost:
-    stage = f"{STAGES[path.name]}@{key}"
+    stage = f"{WRITTEN_BY[path.name]}@{key}"
     cost = _checked(Cost, _json(path, stage), path, stage)
     if not math.isfinite(cost.seconds) or cost.seconds < 0:
         raise _unusable(path, f"seconds is {cost.seconds}", stage)
@@ -271,7 +278,7 @@ def _json(path: Path, stage: str) -> Any:
     try:
         return read_json(path)
     except RecordError as error:
-        raise RecordError(f"{error}: `dvc repro {stage}`") from None
+        raise RecordError(f"{error}. Run `dvc repro {stage}`") from None
 
 
 def _require(path: Path, stage: str) -> None:
@@ -288,5 +295,5 @@ def _checked(model: type[M], value: Any, path: Path, stage: str) -> M:
         raise _unusable(path, f"{where}: {detail['msg'].lower()}", stage) from None
 
 
-def _unusable(path: Path, found: str, stage: str) -> RecordError:
-    return RecordError(f"{path}: {found}. Remove it and run `dvc repro {stage}`")
+def _unusable(path: Path, fault: str, stage: str) -> RecordError:
+    return RecordError(f"{path}: {fault}. Remove it and run `dvc repro {stage}`")

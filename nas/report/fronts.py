@@ -1,30 +1,32 @@
-"""Trials that found architectures of several complexities: how good each set is, and what it cost to find."""
+"""Trials that derive architectures of several complexities: the quality of each set, and the cost of its search."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, stdev
 
-from nas.report.collect import Found, Study, Tested, Trial
+from nas.report.collect import Derived, Study, Tested, TrialRecords
 from nas.report.sheet import DASH, Sheet, duration, plus_minus
+from nas.report.titles import label_title
 
-MARGIN = 1.1  # of the largest network: its sizes are the corner that areas are measured from
-Point = tuple[float, float]  # size, error: less is better
-BACKWARD = 3  # forward passes that a forward and a backward pass cost
+MARGIN = 1.1  # areas are measured up to this multiple of the largest network's size
+Point = tuple[float, float]  # size, error: lower is better
+BACKWARD = 3  # the cost of a forward and a backward pass, in forward passes
 
 
 @dataclass(frozen=True)
 class Front:
-    """A method's sets, or those of one of its controls: one of a trial, its members told apart by their eps.
+    """The sets of a method, or of one of its controls; each trial has one set, with a member per eps.
 
-    Hypervolumes are means and deviations (n - 1) over search seeds, in percent of the area between no parameters (or
-    multiply-adds) and no error on one side, MARGIN times the largest network of all fronts and the error of chance on
-    the other. `falls` of `pairs`: neighbours in eps of which the larger eps has fewer parameters. `passes`: images that
-    one search sent forward, one that went backward too counting thrice, millions; None where it did not count, or for a
-    control.
+    Areas are hypervolumes: means and deviations (n - 1) over search seeds, in percent of the rectangle from zero size
+    and zero error to MARGIN times the largest network of all fronts and the error of chance. `falls` of `pairs`: pairs
+    of neighbouring eps in which the larger eps has fewer parameters. `passes_m`: forward passes of one search in
+    millions of images, where an image with a backward pass counts BACKWARD times; None if the search does not count
+    them, or for a control.
     """
 
-    label: str
+    label: str  # with the method's name
+    title: str  # with the method's title
     searches: int
     networks: int
     params_area: float
@@ -38,7 +40,7 @@ class Front:
 
     @property
     def metrics(self) -> dict[str, float | int]:
-        """What holds no clock."""
+        """The values that do not depend on time or device."""
         deviations = {"params_area_std": self.params_area_std, "macs_area_std": self.macs_area_std}
         return {
             "params_area_mean": round(self.params_area, 4),
@@ -53,24 +55,24 @@ class Front:
 Set = list[tuple[float, list[Tested]]]  # eps, its retrained networks; eps grows
 
 
-def sets(study: Study) -> dict[tuple[str, str], list[tuple[Trial, Set]]]:
-    """(method, control or nothing) -> the sets of its trials, of what was retrained; none of one member."""
-    found: dict[tuple[str, str], list[tuple[Trial, Set]]] = {}
+def sets(study: Study) -> dict[tuple[str, str], list[tuple[TrialRecords, Set]]]:
+    """(method, control or "") -> the sets of its trials, if retrained; sets of one member are left out."""
+    groups: dict[tuple[str, str], list[tuple[TrialRecords, Set]]] = {}
     for trial in study.trials:
-        for control in dict.fromkeys(one.control for one in trial.found):
-            own = [one for one in trial.found if one.control == control]
+        for control in dict.fromkeys(one.control for one in trial.derived):
+            own = [one for one in trial.derived if one.control == control]
             members = [(one.eps, results) for one in own if one.eps is not None and (results := tested(trial, one))]
             if len(members) > 1:
-                found.setdefault((trial.method, control), []).append((trial, sorted(members, key=lambda m: m[0])))
-    return found
+                groups.setdefault((trial.method, control), []).append((trial, sorted(members, key=lambda m: m[0])))
+    return groups
 
 
-def tested(trial: Trial, found: Found) -> list[Tested]:
-    return [one for one in trial.results if one.name == found.name]
+def tested(trial: TrialRecords, derived: Derived) -> list[Tested]:
+    return [one for one in trial.results if one.name == derived.name]
 
 
 def fronts(study: Study) -> list[Front]:
-    """In the order of the trials; empty where no trial retrained several architectures."""
+    """In the order of the trials; empty if no trial retrained several architectures."""
     groups = sets(study)
     every = [results for group in groups.values() for _, members in group for _, results in members]
     if not every:
@@ -81,7 +83,7 @@ def fronts(study: Study) -> list[Front]:
     return [_front(key, group, (params, chance), (macs, chance)) for key, group in groups.items()]
 
 
-def _front(key: tuple[str, str], group: Sequence[tuple[Trial, Set]], params: Point, macs: Point) -> Front:
+def _front(key: tuple[str, str], group: Sequence[tuple[TrialRecords, Set]], params: Point, macs: Point) -> Front:
     method, control = key
     by_params = [area([_point(r, lambda one: one.params_m) for _, r in members], params) for _, members in group]
     by_macs = [area([_point(r, lambda one: one.macs_m) for _, r in members], macs) for _, members in group]
@@ -94,6 +96,7 @@ def _front(key: tuple[str, str], group: Sequence[tuple[Trial, Set]], params: Poi
     known = [value for value in passes if value is not None]
     return Front(
         label=f"{method} {control}".strip(),
+        title=label_title(method, control),
         searches=len(group),
         networks=len(group[0][1]),
         params_area=fmean(by_params),
@@ -111,8 +114,8 @@ def _point(results: Sequence[Tested], size: Callable[[Tested], float]) -> Point:
     return fmean(size(one) for one in results), fmean(one.test_error for one in results)
 
 
-def counted_passes(trial: Trial) -> float | None:
-    """Millions of images that the search sent forward; one that went backward too counts thrice."""
+def counted_passes(trial: TrialRecords) -> float | None:
+    """Forward passes of the search in millions of images; with a backward pass an image counts BACKWARD times."""
     counted = trial.counted
     if "train_images" not in counted:
         return None
@@ -121,7 +124,7 @@ def counted_passes(trial: Trial) -> float | None:
 
 
 def area(points: Sequence[Point], corner: Point) -> float:
-    """Percent of the rectangle from the origin to the corner that lies beyond some point (the hypervolume)."""
+    """Hypervolume: percent of the rectangle from the origin to `corner` that some point dominates."""
     covered, ceiling = 0.0, corner[1]
     for size, error in sorted(points):
         if size < corner[0] and error < ceiling:
@@ -131,7 +134,7 @@ def area(points: Sequence[Point], corner: Point) -> float:
 
 
 COLUMNS: dict[str, Callable[[Front], str]] = {
-    "Front": lambda f: f.label,
+    "Front": lambda f: f.title,
     "Searches": lambda f: str(f.searches),
     "Networks each": lambda f: str(f.networks),
     "Area by params, %": lambda f: plus_minus(f.params_area, f.params_area_std),
@@ -142,31 +145,31 @@ COLUMNS: dict[str, Callable[[Front], str]] = {
 }
 
 
-def sheet(found: Sequence[Front]) -> Sheet:
-    texts = [list(COLUMNS), *([text(one) for text in COLUMNS.values()] for one in found)]
-    return Sheet(texts, [title != "Front" for title in COLUMNS], notes(found))
+def sheet(rows: Sequence[Front]) -> Sheet:
+    texts = [list(COLUMNS), *([text(one) for text in COLUMNS.values()] for one in rows)]
+    return Sheet(texts, [title != "Front" for title in COLUMNS], notes(rows))
 
 
-def notes(found: Sequence[Front]) -> list[str]:
+def notes(rows: Sequence[Front]) -> list[str]:
     return [
-        "A front is the set of networks, of growing eps, that one trial found. Area (hypervolume): how much of the "
-        f"rectangle between nothing and {MARGIN} times the largest network, at the error of chance, lies beyond some "
-        "network of the set, in percent; more is better. Mean ± standard deviation over search seeds.",
-        "Size falls with eps: in how many pairs of neighbours the larger eps has fewer parameters. Passes: images that "
-        f"the search sent forward, one that went backward too counting {BACKWARD} times. A control has no search of "
-        "its own.",
-        *ratios(found),
+        "A front is the set of networks that one trial derived, ordered by eps. Area (hypervolume): the part of the "
+        f"rectangle from zero size and error to {MARGIN} times the largest network and the error of chance that some "
+        "network of the set dominates, in percent; higher is better. Mean ± standard deviation over search seeds.",
+        "Size falls with eps: the number of pairs of neighbouring eps in which the larger eps has fewer parameters. "
+        f"Passes: forward passes of the search; an image with a backward pass counts {BACKWARD} times. A control has "
+        "no search of its own.",
+        *ratios(rows),
     ]
 
 
-def ratios(found: Sequence[Front]) -> Iterator[str]:
-    """Every front against the one whose search cost most passes."""
-    searched = [(one, one.passes_m, one.seconds) for one in found if one.passes_m and one.seconds]
+def ratios(rows: Sequence[Front]) -> Iterator[str]:
+    """The cost of each search relative to the search with the most passes."""
+    searched = [(one, one.passes_m, one.seconds) for one in rows if one.passes_m and one.seconds]
     if len(searched) > 1:
         dearest, most, longest = max(searched, key=lambda entry: entry[1])
         for one, passes, seconds in searched:
             if one is not dearest:
                 yield (
-                    f"One search of {one.label} costs {passes / most:.2f} of the passes of {dearest.label}, and "
+                    f"One search of {one.title} needs {passes / most:.2f} of the passes of {dearest.title}, and "
                     f"{seconds / longest:.2f} of its time."
                 )

@@ -1,9 +1,9 @@
-"""Where the boxes, labels and edges of a cell go: layers from left to right, every label in a place of its own.
+"""The layout of a cell's drawing: layers from left to right, and a separate place for every label.
 
-The scheme of Sugiyama: nodes stand in layers by their longest path from an input, and between two layers is a column
-for operation labels. An edge passes every column on its way in a slot of its own, and one of these slots holds its
-label; so no label can lie on another, on a box or on a foreign edge. The order within the columns is the one with the
-fewest crossings that a local search finds. No randomness: equal graphs have equal layouts.
+After Sugiyama: nodes are placed in layers by their longest path from an input, with a column for operation labels
+between two layers. An edge passes each column on its way in its own slot, and one of these slots holds its label, so no
+label lies on another label, on a box or on another edge. A local search orders the columns for few crossings. Equal
+graphs have equal layouts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +13,12 @@ from typing import Literal
 
 from nas.architectures.base import CellGraph
 
-SWEEPS = 40  # of the two relaxations; both settle far earlier on cells of a dozen edges
+SWEEPS = 40  # at most; both relaxations settle far earlier on cells of a dozen edges
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place in a column. `edge` is the index of the passing edge, -1 for a box; `text` is empty for a mere pass."""
+    """A place in a column. `edge` is the index of the passing edge, -1 for a box. A `pass` holds no label."""
 
     kind: Literal["box", "label", "pass"]
     text: str = ""
@@ -26,7 +26,7 @@ class Slot:
 
     @property
     def weight(self) -> float:
-        """How hard a link pulls: passes hardest, so that long edges are straight."""
+        """How strongly a link pulls; labels and passes pull more than boxes, which keeps long edges straight."""
         return 1.0 if self.kind == "box" else 3.0
 
 
@@ -40,10 +40,10 @@ class Layout:
 
 
 def arrange(graph: CellGraph, size: Callable[[Slot], float]) -> Layout:
-    """The layout of a graph; `size` gives the height that a slot occupies, with the free space around it.
+    """The layout of a graph; `size` returns the height of a slot with the space around it.
 
     Raises:
-        ValueError: an edge names an unknown node, or the edges run in a circle.
+        ValueError: an edge names an unknown node, or the edges form a cycle.
     """
     paths = _paths(graph, _layers(graph))
     last = max(column for path in paths for column, _ in path)
@@ -66,7 +66,7 @@ def _rank(graph: CellGraph, slot: Slot) -> int:
 
 
 def _layers(graph: CellGraph) -> dict[str, int]:
-    """Longest path from an input, in edges; the output stands behind everything."""
+    """Longest path from an input, in edges; the output comes last."""
     names = {*graph.inputs, *graph.nodes, graph.output}
     for source, target, _ in graph.edges:
         if source not in names or target not in names:
@@ -76,7 +76,7 @@ def _layers(graph: CellGraph) -> dict[str, int]:
         for source, target, _ in graph.edges:
             layers[target] = max(layers[target], layers[source] + 1)
     if any(layers[target] <= layers[source] for source, target, _ in graph.edges) or max(layers.values()) > len(names):
-        raise ValueError(f"{graph.name}: the edges run in a circle")
+        raise ValueError(f"{graph.name}: the edges form a cycle")
     layers[graph.output] = max(layers.values())
     return layers
 
@@ -84,7 +84,7 @@ def _layers(graph: CellGraph) -> dict[str, int]:
 def _paths(graph: CellGraph, layers: Mapping[str, int]) -> list[list[tuple[int, Slot]]]:
     """(column, slot) of every edge from end to end; boxes are in even columns, labels in odd ones.
 
-    Short edges have no choice of column and go first; a long one puts its label where the fewest are.
+    Short edges have no choice of column and come first; a long edge puts its label into the emptiest column.
     """
     taken = [0] * (2 * max(layers.values()) + 1)
     paths: dict[int, list[tuple[int, Slot]]] = {}
@@ -110,7 +110,7 @@ def _span(edge: tuple[str, str, str], layers: Mapping[str, int]) -> int:
 
 
 def _untangle(columns: list[list[Slot]], links: Sequence[tuple[Slot, Slot]]) -> list[list[Slot]]:
-    """Sort by the mean position of the neighbours, forth and back; then swap neighbours while that helps."""
+    """Sort by the mean position of the neighbours, in both directions; then swap slots while that helps."""
     best, fewest = columns, _tangle(columns, links)
     current = columns
     for sweep in range(SWEEPS):
@@ -128,12 +128,12 @@ def _sweep(columns: list[list[Slot]], links: Sequence[tuple[Slot, Slot]], forwar
     columns = [list(column) for column in columns]
     order = range(1, len(columns)) if forward else range(len(columns) - 2, -1, -1)
     for index in order:
-        beside = columns[index - 1 if forward else index + 1]
-        share = {slot: (place + 0.5) / len(beside) for place, slot in enumerate(beside)}
+        near = columns[index - 1 if forward else index + 1]
+        share = {slot: (place + 0.5) / len(near) for place, slot in enumerate(near)}
         means = {}
         for place, slot in enumerate(columns[index]):
-            near = [share[other] for other in _neighbours(slot, links) if other in share]
-            means[slot] = sum(near) / len(near) if near else (place + 0.5) / len(columns[index])
+            places = [share[other] for other in _neighbours(slot, links) if other in share]
+            means[slot] = sum(places) / len(places) if places else (place + 0.5) / len(columns[index])
         columns[index].sort(key=lambda slot: means[slot])
     return columns
 
@@ -155,7 +155,7 @@ def _swap(columns: list[list[Slot]], links: Sequence[tuple[Slot, Slot]]) -> list
 
 
 def _tangle(columns: Sequence[Sequence[Slot]], links: Sequence[tuple[Slot, Slot]]) -> float:
-    """Crossings, and far behind them the climb of the links, so that equal crossings leave the shorter edges."""
+    """The number of crossings, plus a small weight on the climb of the links: among equals, short edges win."""
     where = {slot: (index, place) for index, column in enumerate(columns) for place, slot in enumerate(column)}
     crossings, climb = 0, 0.0
     gaps: dict[int, list[tuple[int, int]]] = {}
@@ -195,10 +195,10 @@ def _pull(slot: Slot, near: Sequence[Slot], heights: Mapping[Slot, float]) -> fl
 
 
 def _spread(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
-    """The heights nearest to the wanted ones (least squares) that go down by half of both sizes at every step.
+    """The heights closest to the wanted ones (least squares) such that slots do not overlap, from top to bottom.
 
-    Taking the needed distance off turns it into a regression under a falling order: neighbours that violate it are
-    pooled at their mean.
+    Subtracting the required distances leaves an isotonic regression: neighbours in the wrong order are pooled at
+    their mean.
     """
     offsets = [0.0]
     for above, below in pairwise(sizes):

@@ -1,4 +1,4 @@
-"""The report as one file: pictures and styles inside, no scripts, nothing fetched."""
+"""The report as one HTML file, with pictures and styles embedded; it has no scripts and loads nothing."""
 
 from base64 import b64encode
 from collections.abc import Sequence
@@ -9,10 +9,11 @@ from nas.architectures.base import CellGraph
 from nas.architectures.channel import ChannelArchitecture
 from nas.collapse import collapsed
 from nas.report import channels
-from nas.report.collect import Found, Study, Trial
-from nas.report.plots import slimmed
+from nas.report.collect import Derived, Study, TrialRecords
+from nas.report.figures import cell_file, channels_file, retrain_file, search_file, slimming_file
+from nas.report.results_table import Row
 from nas.report.sheet import Sheet
-from nas.report.table import Row
+from nas.report.slimming import slimmed
 
 CSS = """
 :root { color-scheme: light; }
@@ -40,29 +41,16 @@ nav a { margin-right: .8rem; } a { color: #0a58a8; }
 """
 
 
-def cell_name(trial: Trial, found: Found, sheet: str) -> str:
-    """File name of a drawing without suffix; an architecture's name may hold what a file's may not."""
-    return f"cell-{trial.key}-{_safe(found.name)}-{sheet}"
-
-
-def channels_name(trial: Trial, found: Found) -> str:
-    return f"channels-{trial.key}-{_safe(found.name)}"
-
-
-def _safe(name: str) -> str:
-    return "".join(sign if sign.isalnum() or sign in "-_.=" else "_" for sign in name)
-
-
 def page(study: Study, rows: Sequence[Row], sheets: Sequence[Sheet], figures: Path) -> str:
-    """index.html; the first of `sheets` is the table of `rows`, `figures` the folder of the drawn .svg files."""
+    """The text of index.html. The first sheet is the table of `rows`; `figures` is the folder of the SVG files."""
     title = f"Architecture search on {study.data.name}"
     searches = len(study.trials)
     networks = sum(len(trial.results) for trial in study.trials)
-    links = " ".join(f'<a href="#{escape(trial.key)}">{escape(trial.key)}</a>' for trial in study.trials)
+    links = " ".join(f'<a href="#{escape(trial.key)}">{escape(trial.title)}</a>' for trial in study.trials)
     first, *others = sheets
     regret = figures / "regret.svg"
     front_alt = "Test error against parameters and against multiply-adds of every network. " + "; ".join(
-        f"{row.label}: {row.test_error_mean:.2f} % at {row.params_m:.3f} M" for row in rows
+        f"{row.title}: {row.test_error_mean:.2f} % at {row.params_m:.3f} M" for row in rows
     )
     return "\n".join(
         [
@@ -75,7 +63,7 @@ def page(study: Study, rows: Sequence[Row], sheets: Sequence[Sheet], figures: Pa
             f"tested on {study.images} images of {escape(study.data.name)}.</p>",
             _table(first),
             *(_front(figures, front_alt) if rows else []),
-            *([_picture(regret, "Regret of the found cell over the course of each search", REGRET)] if regret.exists()
+            *([_picture(regret, "Regret of the best cell so far over each search", REGRET)] if regret.exists()
               else []),
             *(_table(sheet) for sheet in others),
             f"<h2>Trials</h2><nav>{links}</nav>",
@@ -87,25 +75,25 @@ def page(study: Study, rows: Sequence[Row], sheets: Sequence[Sheet], figures: Pa
 
 
 REGRET = (
-    "What the best cell of the table has more than the one that each search would have found by then; thin: each "
-    "search, thick: the mean of a method."
+    "Accuracy of the best cell of the benchmark table minus that of the cell that the search would derive at that "
+    "point. Thin lines: searches. Thick lines: means of methods."
 )
 
 
 def _front(figures: Path, alt: str) -> list[str]:
     caption = (
-        "Small: each network. Large: the mean of a row; bars: ± one standard deviation over search seeds, where there "
-        "are several. Lines join what was found with growing eps; hollow: controls, and the dashed lines between them."
+        "Small marks: networks. Large marks: means of rows, with bars of ± one standard deviation over search seeds if "
+        "there are several. Lines join architectures of growing eps. Controls are hollow, with dashed lines."
     )
     return ["<h2>Error and size</h2>", _picture(figures / "front.svg", alt, caption)]
 
 
 def _table(sheet: Sheet) -> str:
     header, *body = sheet.cells
-    kinds = [' class="number"' if right else "" for right in sheet.right]
-    head = "".join(f'<th scope="col"{kind}>{escape(text)}</th>' for kind, text in zip(kinds, header, strict=True))
+    classes = [' class="number"' if right else "" for right in sheet.right]
+    head = "".join(f'<th scope="col"{kind}>{escape(text)}</th>' for kind, text in zip(classes, header, strict=True))
     lines = [
-        "<tr>" + "".join(f"<td{kind}>{escape(text)}</td>" for kind, text in zip(kinds, line, strict=True)) + "</tr>"
+        "<tr>" + "".join(f"<td{kind}>{escape(text)}</td>" for kind, text in zip(classes, line, strict=True)) + "</tr>"
         for line in body
     ]
     items = "".join(f"<li>{escape(note)}</li>" for note in sheet.notes)
@@ -113,53 +101,58 @@ def _table(sheet: Sheet) -> str:
     return f'<div class="scroll">{table}</div><ul>{items}</ul>'
 
 
-def _trial(trial: Trial, figures: Path) -> str:
-    """Its cells in sight; the curves and the numbers of each network on demand."""
-    parts = [f'<section id="{escape(trial.key)}"><h2>{escape(trial.key)}</h2>', *_warnings(trial)]
-    for found in trial.found:
-        drawings = [_cells(trial, found, *sheet, figures) for sheet in found.parsed.sheets().items()]
-        if isinstance(found.parsed, ChannelArchitecture):  # many cells, so the picture of all of them comes first
+def _trial(trial: TrialRecords, figures: Path) -> str:
+    """The section of a trial: its cells; curves and results of its networks in collapsed parts."""
+    parts = [
+        f'<section id="{escape(trial.key)}"><h2>{escape(trial.title)} <code>{escape(trial.key)}</code></h2>',
+        *_warnings(trial),
+    ]
+    for derived in trial.derived:
+        architecture = derived.parsed
+        drawings = [_cells(trial, derived, *sheet, figures) for sheet in architecture.sheets().items()]
+        if isinstance(architecture, ChannelArchitecture):  # many cells, so the overview comes first
             inner = f"<details><summary>Cells</summary>{''.join(drawings)}</details>"
-            drawings = [*_channels(trial, found, found.parsed, figures), inner]
-        if len(trial.found) == 1:
-            parts += [f"<p>{_identity(found)}</p>", *drawings]
+            drawings = [*_channels(trial, derived, architecture, figures), inner]
+        if len(trial.derived) == 1:
+            parts += [f"<p>{_identity(derived)}</p>", *drawings]
         else:
-            title = f"<summary>{escape(found.name)} <small>{_errors(trial, found)}</small></summary>"
-            parts.append(f"<details>{title}<p>{_identity(found)}</p>{''.join(drawings)}</details>")
-    drawn = {"search": ("Search", trial.search_history), "retrain": ("Retraining", trial.results)}
-    for stage, text in ((stage, text) for stage, (text, something) in drawn.items() if something):
-        alt = f"{text} of {trial.key}: curves over the epochs"
-        picture = _picture(figures / f"{stage}-{trial.key}.svg", alt, "")
+            title = f"<summary>{escape(derived.name)} <small>{_errors(trial, derived)}</small></summary>"
+            parts.append(f"<details>{title}<p>{_identity(derived)}</p>{''.join(drawings)}</details>")
+    drawn = [("Search", search_file(trial), trial.search_history), ("Retraining", retrain_file(trial), trial.results)]
+    for text, file in ((text, file) for text, file, rows in drawn if rows):
+        picture = _picture(figures / file, f"{text} of {trial.title}: curves over the epochs", "")
         parts.append(f"<details><summary>{text} curves</summary>{picture}</details>")
-    for kind in slimmed(trial):
-        alt = f"What each operation of the {kind} cell was worth at every slimming point, and which one went"
+    for cell_type in slimmed(trial):
+        alt = f"Values of each operation of the {cell_type} cell at every slimming point, and which one was removed"
         picture = _picture(
-            figures / f"slimming-{trial.key}-{kind}.svg",
+            figures / slimming_file(trial, cell_type),
             alt,
-            "Bright is high, dark is low, each panel by itself; a cross marks what went.",
+            "Bright is high and dark is low, within each panel. A cross marks the removed operation.",
         )
-        parts.append(f"<details><summary>Slimming of the {kind} cell</summary>{picture}</details>")
+        parts.append(f"<details><summary>Slimming of the {cell_type} cell</summary>{picture}</details>")
     return "\n".join([*parts, _networks(trial), "</section>"])
 
 
-def _warnings(trial: Trial) -> list[str]:
-    """Cells in which the search collapsed, by its last epoch."""
+def _warnings(trial: TrialRecords) -> list[str]:
+    """A warning for each cell type that has collapsed in the last epoch of the search."""
     last = trial.search_history[-1] if trial.search_history else {}
-    return [f'<p class="warning">Collapse: {escape(text)} at the end.</p>' for text in collapsed(last).values()]
+    return [
+        f'<p class="warning">Collapse: {escape(text)} after the last epoch.</p>' for text in collapsed(last).values()
+    ]
 
 
-def _identity(found: Found) -> str:
-    return f"Architecture <strong>{escape(found.name)}</strong>, id <code>{escape(found.id)}</code>"
+def _identity(derived: Derived) -> str:
+    return f"Architecture <strong>{escape(derived.name)}</strong>, id <code>{escape(derived.id)}</code>"
 
 
-def _errors(trial: Trial, found: Found) -> str:
-    errors = ", ".join(f"{tested.test_error:.2f} %" for tested in trial.results if tested.name == found.name)
+def _errors(trial: TrialRecords, derived: Derived) -> str:
+    errors = ", ".join(f"{tested.test_error:.2f} %" for tested in trial.results if tested.name == derived.name)
     return f"test error {errors}"
 
 
-def _networks(trial: Trial) -> str:
+def _networks(trial: TrialRecords) -> str:
     chosen = any(tested.best_error is not None for tested in trial.results)
-    best = ("Best epoch's, %", "Best epoch") if chosen else ()
+    best = ("Best epoch, %", "Epoch number") if chosen else ()
     titles = ("Architecture", "Retrain seed", "Test error, %", *best, "Test loss", "Params, M", "Multiply-adds, M")
     head = "".join(f'<th scope="col"{" class=number" if at else ""}>{title}</th>' for at, title in enumerate(titles))
     lines = []
@@ -178,33 +171,33 @@ def _networks(trial: Trial) -> str:
     return f'<details><summary>Networks</summary><div class="scroll">{table}</div></details>'
 
 
-def _cells(trial: Trial, found: Found, sheet: str, graphs: Sequence[CellGraph], figures: Path) -> str:
+def _cells(trial: TrialRecords, derived: Derived, sheet: str, graphs: Sequence[CellGraph], figures: Path) -> str:
     texts = []
     for graph in graphs:
         edges = (f"{source} to {target}: {label or 'part of the output'}" for source, target, label in graph.edges)
         texts.append(f"{graph.name} cell. {'; '.join(edges)}")
-    return _picture(figures / f"{cell_name(trial, found, sheet)}.svg", ". ".join(texts), "")
+    return _picture(figures / cell_file(trial, derived, sheet), ". ".join(texts), "")
 
 
-def _channels(trial: Trial, found: Found, architecture: ChannelArchitecture, figures: Path) -> list[str]:
-    """The picture of kept channels, and below it how the cells came out."""
+def _channels(trial: TrialRecords, derived: Derived, architecture: ChannelArchitecture, figures: Path) -> list[str]:
+    """The picture of kept channels, and statistics of the cells below it."""
     header, *rows = channels.cells_table(architecture)
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in rows)
     table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    told = "".join(
-        f"<li>{escape(text)}</li>" for text in channels.sentences(architecture, found.notes.get("sizes", {}))
+    items = "".join(
+        f"<li>{escape(text)}</li>" for text in channels.sentences(architecture, derived.notes.get("sizes", {}))
     )
     alt = "Channels that each edge of each cell keeps, of the operation, of its middle and of the skip"
     return [
-        _picture(figures / f"{channels_name(trial, found)}.svg", alt, "White: none, dark: all channels of the cell."),
-        f"<ul>{told}</ul>",
+        _picture(figures / channels_file(trial, derived), alt, "White: no channels. Dark: all channels of the cell."),
+        f"<ul>{items}</ul>",
         f"<details><summary>Cells in numbers</summary>{table}</details>",
     ]
 
 
 def _picture(path: Path, alt: str, caption: str) -> str:
-    """An SVG as an image of its own: the ids inside cannot meet those of another one."""
+    """An SVG file as a separate image, so that the ids of two pictures cannot clash."""
     data = b64encode(path.read_bytes()).decode("ascii")
     text = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     kind = "cell" if path.name.startswith("cell-") else "plot"

@@ -1,9 +1,9 @@
-"""Tables as texts, and the forms that they are written in."""
+"""Tables of texts, and how they are written as Markdown and LaTeX."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-DASH = "–"  # stands where there is nothing to state
+DASH = "–"  # an absent value
 TEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -26,11 +26,11 @@ TEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table: titles, then one list of texts per row; `right` says which columns stand to the right."""
+    """A table: titles, then one list of texts per row. `right`: which columns are right-aligned."""
 
     cells: Sequence[Sequence[str]]
     right: Sequence[bool]
-    notes: Sequence[str]  # what a reader must know to use it, one sentence or two each
+    notes: Sequence[str]  # how to read the table, one or two sentences each
 
 
 def plus_minus(mean: float | None, std: float | None) -> str:
@@ -40,7 +40,7 @@ def plus_minus(mean: float | None, std: float | None) -> str:
 
 
 def span(mean: float, low: float, high: float, digits: int) -> str:
-    """The mean; lowest–highest when they differ in what is shown."""
+    """The mean, or lowest–highest if their shown digits differ."""
     first, last = f"{low:.{digits}f}", f"{high:.{digits}f}"
     return f"{mean:.{digits}f}" if first == last else f"{first}{DASH}{last}"
 
@@ -61,14 +61,14 @@ def markdown(sheets: Sequence[Sheet]) -> str:
 
 
 def pipes(texts: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
-    """The lines of a Markdown table; the titles come first, and `right` says which columns stand to the right."""
+    """The lines of a Markdown table; the first row holds the titles, `right` marks right-aligned columns."""
     header, *body = [[text.replace("|", r"\|") for text in line] for line in texts]
     rule = ["---:" if aligned else ":---" for aligned in right]
     return ["| " + " | ".join(line) + " |" for line in (header, rule, *body)]
 
 
 def latex(sheets: Sequence[Sheet]) -> str:
-    """Each a booktabs tabular with its notes below, to be put into a table environment."""
+    """Each sheet as a booktabs tabular with its notes below, to be put into a table environment."""
     return "\n".join([r"% needs \usepackage{booktabs}", *(line for sheet in sheets for line in tabular(sheet)), ""])
 
 
@@ -88,5 +88,5 @@ def tabular(sheet: Sheet) -> list[str]:
 
 
 def tex(text: str) -> str:
-    """Plain text as LaTeX shows it unchanged."""
+    """LaTeX source that typesets plain text unchanged."""
     return text.translate(TEX).replace("¹²", "$^{12}$").replace("⁶", "$^{6}$")

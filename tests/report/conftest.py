@@ -10,7 +10,7 @@ from nas.architectures.genotypes import GENOTYPES
 from nas.records import write_json, write_record
 
 RUNS = [("random-0", "random", 0), ("random-1", "random", 1), ("is_nas-0", "is_nas", 0), ("is_nas-1", "is_nas", 1)]
-FOUND = {  # key -> name, genotype, test error of retrain seeds 0 and 1
+DERIVED = {  # key -> name, genotype, test error of retrain seeds 0 and 1
     "random-0": [("random", "DARTS_V1", (3.0, 5.0))],
     "random-1": [("random", "PDARTS", (6.0, 8.0))],
     "is_nas-0": [("eps=0.1", "DARTS_V2", (2.0, 2.5)), ("eps=0.2", "EOI_SEG", (4.0, 4.0))],
@@ -62,14 +62,14 @@ def write_study(tmp_path):
 
 
 def notes_of(name):
-    """`eps=0.1` was found with that, `eps=0.1-random_matched` is its control."""
+    """`eps=0.1` has that weight, `eps=0.1-random_matched` is its control."""
     eps, _, control = name.removeprefix("eps=").partition("-")
     return {"eps": float(eps), **({"control": control} if control else {})} if name.startswith("eps=") else {}
 
 
-def write_trial(folder, key, method, seed, found=None, counted=None):
-    """Every record of one trial; `found` as in FOUND."""
-    found = found or FOUND[key]
+def write_trial(folder, key, method, seed, derived=None, counted=None):
+    """Every record of one trial; `derived`: as in DERIVED."""
+    derived = derived or DERIVED[key]
     owner = {"key": key, "method": method, "seed": seed}
     state = {"operations": list(PRIMITIVES), "slimming": slimming_points()} if method == "eoinas" else {}
     write_record(
@@ -79,12 +79,12 @@ def write_trial(folder, key, method, seed, found=None, counted=None):
     write_json(folder / "search.cost.json", {"seconds": 100.0 * (seed + 1), "device": "cpu", "images_per_s": 900.0})
     entries = [
         {"name": name, "id": GENOTYPES[cell].id, "architecture": GENOTYPES[cell].to_dict(), "notes": notes_of(name)}
-        for name, cell, _ in found
+        for name, cell, _ in derived
     ]
     write_record(folder / "architectures.json", "architectures", {**owner, "rule": "top2", "architectures": entries})
-    write_json(folder / "retrain.history.json", [row for name, _, _ in found for row in retraining(name)])
-    write_json(folder / "retrain.cost.json", {"seconds": 60.0 * 2 * len(found), "device": "cpu"})
-    results = [tested(name, cell, at, error) for name, cell, errors in found for at, error in enumerate(errors)]
+    write_json(folder / "retrain.history.json", [row for name, _, _ in derived for row in retraining(name)])
+    write_json(folder / "retrain.cost.json", {"seconds": 60.0 * 2 * len(derived), "device": "cpu"})
+    results = [tested(name, cell, at, error) for name, cell, errors in derived for at, error in enumerate(errors)]
     write_record(folder / "evaluate.json", "evaluation", {**owner, "data": "digits", "images": 400, "results": results})
 
 

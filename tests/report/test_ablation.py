@@ -1,12 +1,12 @@
 import pytest
 
-from nas.report.ablation import Found, Outcome, Searched, lines, table
+from nas.report.ablation import Judged, Outcome, Searched, lines, table
 
 
 def outcome(method="eoinas", seconds=60.0, macs_t=None, **errors):
-    """A trial whose architecture `name` has that test error, and parameters and multiply-adds that follow from it."""
-    found = {name: Found(test_error=error, params_m=error / 10, macs_m=error) for name, error in errors.items()}
-    return Outcome(method, Searched(seconds=seconds, macs_t=macs_t), found)
+    """A trial whose architecture `name` has that test error; its parameters and multiply-adds follow from it."""
+    judged = {name: Judged(test_error=error, params_m=error / 10, macs_m=error) for name, error in errors.items()}
+    return Outcome(method, Searched(seconds=seconds, macs_t=macs_t), judged)
 
 
 def body(text):
@@ -29,18 +29,18 @@ def test_a_row_per_variant_with_mean_and_deviation_over_its_searches():
         "Search cost",
     ]
     assert rows == [
-        ["on", "eoinas", "2", "3.00 ± 1.41", "0.200–0.400", "2.00–4.00", "2.0 min"],  # |2 - 4| / sqrt(2)
-        ["off", "eoinas", "1", "5.00 ± –", "0.500", "5.00", "60.0 s"],
+        ["on", "EoiNAS", "2", "3.00 ± 1.41", "0.200–0.400", "2.00–4.00", "2.0 min"],  # |2 - 4| / sqrt(2)
+        ["off", "EoiNAS", "1", "5.00 ± –", "0.500", "5.00", "60.0 s"],
     ]
 
 
 def test_methods_and_architectures_of_a_variant_have_rows_of_their_own():
     trials = [outcome("random", best=3.0), outcome("is_nas", small=5.0, large=2.0), outcome("is_nas", small=6.0)]
-    found = lines("all", trials)
-    assert [(line.label, len(line.found)) for line in found] == [
-        ("random", 1),
-        ("is_nas small", 2),
-        ("is_nas large", 1),
+    rows = lines("all", trials)
+    assert [(line.label, len(line.judged)) for line in rows] == [
+        ("Random search", 1),
+        ("IS-NAS small", 2),
+        ("IS-NAS large", 1),
     ]
 
 
@@ -56,11 +56,13 @@ def test_counted_work_has_a_column_where_any_search_counts_it(counts, shown):
 def test_cells_that_a_table_judged_have_its_columns_and_others_none():
     true = {"table_cifar10_test_acc": 93.0, "table_cifar10_test_percentile": 90.0}
     size = {"params_m": 0.5, "macs_m": 50.0}
-    judged = Outcome("darts", Searched(seconds=60.0), {"main": Found.model_validate(size | true)})
+    judged = Outcome("darts", Searched(seconds=60.0), {"main": Judged.model_validate(size | true)})
     titles, rows = body(table({"on": [judged]}))
     assert titles[3:6] == ["True test accuracy, %", "Percentile", "Params, M"]
     assert rows[0][3:5] == ["93.00 ± –", "90.00 ± –"]
-    both = Outcome("darts", Searched(seconds=60.0), {"main": Found.model_validate({**size, **true, "test_error": 8.0})})
+    both = Outcome(
+        "darts", Searched(seconds=60.0), {"main": Judged.model_validate({**size, **true, "test_error": 8.0})}
+    )
     titles, rows = body(table({"on": [both], "off": [outcome("darts", main=2.0)]}))
     assert titles[3:6] == ["Test error, %", "True test accuracy, %", "Percentile"]
     assert [row[3:6] for row in rows] == [["8.00 ± –", "93.00 ± –", "90.00 ± –"], ["2.00 ± –", "–", "–"]]
@@ -69,4 +71,4 @@ def test_cells_that_a_table_judged_have_its_columns_and_others_none():
 
 
 def test_a_bar_in_a_name_does_not_divide_the_row():
-    assert r"| darts a\|b |" in table({"on": [outcome("darts", **{"a|b": 1.0, "c": 2.0})]})
+    assert r"| DARTS a\|b |" in table({"on": [outcome("darts", **{"a|b": 1.0, "c": 2.0})]})

@@ -1,4 +1,4 @@
-"""What the report says of channel masks: on the page, in the picture, in words."""
+"""Channel masks in the report: the page, the picture, the sentences."""
 
 from html import unescape
 
@@ -22,16 +22,16 @@ def architecture(op="sep_conv_3x3", skip_mode="gated", cells=3):
 
 def test_the_page_shows_the_picture_the_numbers_and_the_cells(tmp_path, write, disk):
     run = ("tenas-0", "tenas", 0)
-    write(disk.folder / "tenas-0", *run, found=[("main", "DARTS_V1", (3.0, 5.0))])
-    found = architecture()
-    entry = {"name": "main", "id": found.id, "architecture": found.to_dict(), "notes": {"sizes": SIZES}}
+    write(disk.folder / "tenas-0", *run, derived=[("main", "DARTS_V1", (3.0, 5.0))])
+    masked = architecture()
+    entry = {"name": "main", "id": masked.id, "architecture": masked.to_dict(), "notes": {"sizes": SIZES}}
     owner = {"key": "tenas-0", "method": "tenas", "seed": 0}
     write_record(
         disk.folder / "tenas-0" / "architectures.json",
         "architectures",
         {**owner, "rule": "open", "architectures": [entry]},
     )
-    tested = {"name": "main", "id": found.id, "seed": 0, "test_acc": 97.0, "test_error": 3.0, "test_loss": 0.1}
+    tested = {"name": "main", "id": masked.id, "seed": 0, "test_acc": 97.0, "test_error": 3.0, "test_loss": 0.1}
     body = {**owner, "data": "digits", "images": 400, "results": [{**tested, "params_m": 0.01, "macs_m": 0.2}]}
     write_record(disk.folder / "tenas-0" / "evaluate.json", "evaluation", body)
     build([run], disk.folder, disk.spec, disk.out)
@@ -53,25 +53,28 @@ def test_the_page_shows_the_picture_the_numbers_and_the_cells(tmp_path, write, d
     ],
 )
 def test_only_gates_that_exist_are_drawn(op, skip_mode, kinds, tmp_path):
-    found = architecture(op, skip_mode)
-    assert channels.shown(found) == kinds
-    channels.kept(found, "tenas-0", tmp_path / "picture")
-    assert {path.name for path in tmp_path.iterdir()} == {"picture.svg", "picture.png"}
+    masked = architecture(op, skip_mode)
+    assert channels.shown(masked) == kinds
+    channels.kept(masked, "TENAS", tmp_path / "picture.svg")
+    drawn = (tmp_path / "picture.svg").read_text()
+    assert [f"Channels {title}" in drawn for title in channels.TITLES.values()] == [
+        kind in kinds for kind in channels.TITLES
+    ]
 
 
-def test_cells_are_told_by_their_numbers():
+def test_the_table_numbers_the_cells():
     titles, *rows = channels.cells_table(architecture(cells=5))
     assert len(titles) == len(rows[0]) == 7
     assert [row[0] for row in rows] == ["0", "1R", "2", "3R", "4"]
     assert rows[1][1:] == ["4", "14", "14", "56", "4", "4, 4, 4, 4, 4, 4"]
 
 
-def test_the_distance_of_cells_is_told_where_there_is_one():
+def test_the_distance_of_cells_is_stated_if_there_is_one():
     assert len(channels.sentences(architecture(cells=5), {})) == 2
     size, skips, distance = channels.sentences(architecture(cells=8), {})
-    assert size.startswith("The masks are for 8 cells and 2 channels")
-    assert skips.startswith("83.3 % of what feeds the nodes are skips. An edge that has an operation keeps 1.0 ")
-    assert "Jaccard distance of normal cells of one stage: 0.000" in distance
+    assert size.startswith("The masks have the size of the search: 8 cells, 2 channels.")
+    assert skips.startswith("83.3 % of the inputs of nodes are skips. An edge with an operation keeps 1.0 ")
+    assert "Jaccard distance between normal cells of a stage: 0.000" in distance
 
 
 def test_an_edge_has_the_colour_of_its_operation_whatever_it_keeps():

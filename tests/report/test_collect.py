@@ -4,7 +4,7 @@ import re
 import pytest
 
 from nas.records import RecordError, read_json, write_json
-from nas.report.collect import STAGES, collect
+from nas.report.collect import WRITTEN_BY, collect
 
 
 def change(path, edit):
@@ -25,20 +25,20 @@ def test_trials_come_in_the_order_of_the_given_runs(disk):
     assert study.images == 400
 
 
-@pytest.mark.parametrize("name", sorted(STAGES))
+@pytest.mark.parametrize("name", sorted(WRITTEN_BY))
 def test_a_missing_record_names_the_file_and_the_stage(disk, name):
     path = disk.folder / "is_nas-1" / name
     path.unlink()
-    assert refusal(disk) == f"{path}: no such record. Run `dvc repro {STAGES[name]}@is_nas-1`"
+    assert refusal(disk) == f"{path}: no such record. Run `dvc repro {WRITTEN_BY[name]}@is_nas-1`"
 
 
-@pytest.mark.parametrize("name", sorted(STAGES))
+@pytest.mark.parametrize("name", sorted(WRITTEN_BY))
 def test_a_broken_record_names_the_file_and_the_stage(disk, name):
     path = disk.folder / "random-0" / name
     path.write_text("{")
     message = refusal(disk)
     assert message.startswith(f"{path}: ")
-    assert f"dvc repro {STAGES[name]}@random-0`" in message
+    assert f"dvc repro {WRITTEN_BY[name]}@random-0`" in message
 
 
 def test_a_missing_data_record_asks_for_prepare(disk):
@@ -58,7 +58,7 @@ def test_the_record_of_another_trial_is_refused(disk):
 
 def test_an_evaluation_older_than_the_search_is_refused(disk):
     change(disk.folder / "random-0" / "evaluate.json", lambda record: record["results"][0].update(id="0" * 12))
-    assert "evaluate.json: architecture random (000000000000) is not found" in refusal(disk)
+    assert "evaluate.json: architecture random (000000000000) is tested but not derived" in refusal(disk)
 
 
 def test_an_architecture_that_cannot_be_drawn_is_refused(disk):

@@ -1,4 +1,4 @@
-"""Trials that a table judges: what is read of them, rows over seeds, and a report without a retrained network."""
+"""Trials in a benchmark table: reading them, rows over seeds, and a report without retrained networks."""
 
 import json
 
@@ -9,7 +9,7 @@ from nas.records import RecordError, write_json, write_record
 from nas.report import build
 from nas.report.building import sheets
 from nas.report.collect import collect
-from nas.report.table import summarise
+from nas.report.results_table import summarise
 from nas.report.truth import truths
 
 SKIPS = NasBench201Architecture(operations=("skip_connect",) * 6)
@@ -18,10 +18,10 @@ RUNS = [("darts-0", "darts", 0), ("darts-1", "darts", 1)]
 
 
 def figures(accuracy):
-    """As nas.benchmark_table gives them; CIFAR-100 and ImageNet16-120 lie 20 and 40 points lower."""
+    """Values as nas.benchmark_table returns them; CIFAR-100 and ImageNet16-120 are 20 and 40 points lower."""
     columns = [("cifar10", 0.0), ("cifar100", 20.0), ("imagenet16", 40.0)]
-    found = {f"{data}_{part}_acc": accuracy - lower for data, lower in columns for part in ("valid", "test")}
-    return {**found, "cifar10_test_percentile": accuracy / 2, "cifar10_test_regret": 95 - accuracy}
+    values = {f"{data}_{part}_acc": accuracy - lower for data, lower in columns for part in ("valid", "test")}
+    return {**values, "cifar10_test_percentile": accuracy / 2, "cifar10_test_regret": 95 - accuracy}
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def judged(tmp_path, disk):
         write_json(folder / "retrain.history.json", [])
         for stage in ("search", "retrain"):
             write_json(folder / f"{stage}.cost.json", {"seconds": 0.0, "device": "cpu"})
-        found = {"name": "main", "id": cell.id, "cell": cell.text, "params_m": 0.5, "macs_m": 78.0}
-        table = {"sha256": "0" * 64, "cells": [{**found, "figures": figures(accuracy)}], "curves": {"main": [
+        entry_of_table = {"name": "main", "id": cell.id, "cell": cell.text, "params_m": 0.5, "macs_m": 78.0}
+        table = {"sha256": "0" * 64, "cells": [{**entry_of_table, "figures": figures(accuracy)}], "curves": {"main": [
             {"epoch": epoch, **figures(accuracy)} for epoch in range(3)]}}  # fmt: skip
         body = {**owner, "data": "digits", "images": 400, "results": [], "table": table}
         write_record(folder / "evaluate.json", "evaluation", body)
@@ -59,13 +59,13 @@ def test_means_and_deviations_are_over_search_seeds(judged):
 def test_a_study_without_a_table_has_no_such_sheet(disk):
     study = collect(disk.runs, disk.folder, disk.spec)
     assert truths(study) == []
-    assert all("Cell found by" not in sheet.cells[0] for sheet in sheets(study, summarise(study)))
+    assert all("Cell derived by" not in sheet.cells[0] for sheet in sheets(study, summarise(study)))
 
 
 def test_the_sheet_has_the_cells_and_the_published_rows_and_the_metrics_no_clock(judged):
     build(*judged)
     text = (judged[3] / "table.md").read_text()
-    assert "| darts | 2 | 70.00 ± 28.28 | 70.00 ± 28.28 | 50.00 ± 28.28 | 30.00 ± 28.28 | 35.00 ± 14.14 |" in text
+    assert "| DARTS | 2 | 70.00 ± 28.28 | 70.00 ± 28.28 | 50.00 ± 28.28 | 30.00 ± 28.28 | 35.00 ± 14.14 |" in text
     assert "| DARTS, first order (published) | – | – | 54.30 ± 0.00 | 15.61 ± 0.00 | 16.32 ± 0.00 |" in text
     metrics = json.loads((judged[3] / "results.metrics.json").read_text())["true darts"]
     assert (metrics["n"], metrics["cifar10_test_regret_mean"]) == (2, 25.0)
@@ -90,7 +90,9 @@ def test_a_table_entry_older_than_the_search_is_refused(judged):
     record = json.loads(path.read_text())
     record["table"]["cells"][0]["id"] = "0" * 12
     write_json(path, record)
-    with pytest.raises(RecordError, match=r"evaluate\.json: architecture main .* is not (found|tested)"):
+    with pytest.raises(
+        RecordError, match=r"evaluate\.json: architecture main .* is (not tested|tested but not derived)"
+    ):
         collect(*judged[:3])
 
 

@@ -17,7 +17,6 @@ from nas.config.params import Size
 from nas.contracts import HardMix, ImageForm
 from nas.engine.placement import place
 from nas.report.drawing import compose
-from nas.report.style import look
 from nas.spaces.mobile import blocks as mobile_blocks
 from nas.spaces.mobile.blocks import MobileBlock, SharedBlock, scaled
 from nas.spaces.registry import get_space
@@ -330,9 +329,7 @@ def test_the_drawing_has_a_row_per_stage_and_leaves_skipped_blocks_out(space):
     assert edges[0][0] == "stem"
     assert [end for _, end, _ in edges] == [str(at + 1) for at, block in enumerate(found.blocks) if block != "zero"]
     assert all(a[1] == b[0] for a, b in pairwise(edges))
-    with look():
-        figure = compose(graphs, "chain")
-        figure.draw_without_rendering()
-        extents = [text.get_window_extent() for text in figure.axes[0].texts]
+    canvas = compose(graphs, "chain")
+    extents = [text.box for text in canvas.texts]
     assert not [pair for pair in combinations(extents, 2) if pair[0].overlaps(pair[1])]
-    assert all(figure.bbox.y0 <= e.y0 < e.y1 <= figure.bbox.y1 and e.x1 <= figure.bbox.x1 for e in extents)
+    assert all(canvas.box.holds(extent) for extent in extents)

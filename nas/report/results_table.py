@@ -1,4 +1,4 @@
-"""Rows of the table, their texts, and the files that hold no clock and no device."""
+"""The main table of the report, and the result files, which hold no times and no devices."""
 
 import csv
 import io
@@ -9,23 +9,25 @@ from statistics import fmean, stdev
 from types import MappingProxyType
 from typing import Any
 
-from nas.report.collect import Study, Tested, Trial
+from nas.report.collect import Study, Tested, TrialRecords
 from nas.report.sheet import DASH, Sheet, duration, plus_minus, span
+from nas.report.titles import label_title
 
 BEST = [
-    "Best epoch's: of each network the least test error among the last epochs, as many as retrain.best_of_last. It is "
-    "chosen on test data, as in many papers' scripts, so it stands beside and is no result."
+    "Best epoch: the lowest test error of each network among its last retrain.best_of_last epochs. This epoch is "
+    "chosen on test data, as in the scripts of many papers, so this column is for comparison and is not a result."
 ]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method, or one architecture name of a method that finds several: percent, millions, seconds.
+    """One method, or one architecture name of a method that derives several. Units: percent, millions, seconds.
 
-    `searches` and `retrains` count search seeds and retrained networks. `test_error_std` is over search seeds, of the
-    means over retrain seeds, and None with one search seed. `best_error`: likewise, of the best of the last epochs,
-    where these were measured. `search_macs` is None where a search does not count them.
-    `eps`: weight of the complexity of the first search, None where there is none; `control`: which one, or empty.
+    `label` uses the method's name, `title` its title. `searches` and `retrains` count search seeds and retrained
+    networks. `test_error_std` is the deviation over search seeds of the means over retrain seeds; None with one search
+    seed. `best_error_*`: the same for the best of the last epochs; None if they were not measured. `search_macs`: None
+    if a search does not count them. `eps`: weight of the complexity in the first search, or None. `control`: the name
+    of the control, or empty.
     """
 
     label: str
@@ -50,6 +52,10 @@ class Row:
     device: str
     search_macs: float | None
 
+    @property
+    def title(self) -> str:
+        return label_title(self.method, self.label.removeprefix(self.method).strip())
+
 
 @dataclass(frozen=True)
 class Column:
@@ -63,34 +69,34 @@ def summarise(study: Study) -> list[Row]:
     rows = []
     for method in dict.fromkeys(trial.method for trial in study.trials):
         trials = [trial for trial in study.trials if trial.method == method and trial.results]
-        if not trials:  # not retrained: a table judged alone
+        if not trials:  # only looked up in a benchmark table
             continue
-        if all(len(trial.found) == 1 for trial in trials):
+        if all(len(trial.derived) == 1 for trial in trials):
             rows.append(
-                _row(method, trials, [list(trial.results) for trial in trials], trials[0].found[0].name, method)
+                _row(method, trials, [list(trial.results) for trial in trials], trials[0].derived[0].name, method)
             )
             continue
-        for name in dict.fromkeys(found.name for trial in trials for found in trial.found):
-            holders = [trial for trial in trials if name in {found.name for found in trial.found}]
+        for name in dict.fromkeys(derived.name for trial in trials for derived in trial.derived):
+            holders = [trial for trial in trials if name in {derived.name for derived in trial.derived}]
             results = [[tested for tested in trial.results if tested.name == name] for trial in holders]
             rows.append(_row(method, holders, results, name, f"{method} {name}"))
     return rows
 
 
-def _row(method: str, trials: list[Trial], results: list[list[Tested]], name: str, label: str) -> Row:
+def _row(method: str, trials: list[TrialRecords], results: list[list[Tested]], name: str, label: str) -> Row:
     """`results`: the tested networks of each trial that belong to this row."""
     errors = [fmean(tested.test_error for tested in group) for group in results]
-    best = [fmean(t.best_error for t in group if t.best_error is not None) for group in results if asked(group)]
+    best = [fmean(t.best_error for t in group if t.best_error is not None) for group in results if measured_best(group)]
     params = [fmean(tested.params_m for tested in group) for group in results]
     macs = [fmean(tested.macs_m for tested in group) for group in results]
-    found = next(one for one in trials[0].found if one.name == name)
+    derived = next(one for one in trials[0].derived if one.name == name)
     counted = [trial.counted["macs"] for trial in trials if "macs" in trial.counted]
     return Row(
         label=label,
         method=method,
         architecture=name,
-        eps=found.eps,
-        control=found.control,
+        eps=derived.eps,
+        control=derived.control,
         searches=len(trials),
         retrains=sum(len(group) for group in results),
         test_error_mean=fmean(errors),
@@ -110,19 +116,19 @@ def _row(method: str, trials: list[Trial], results: list[list[Tested]], name: st
     )
 
 
-def asked(group: Iterable[Tested]) -> bool:
-    """Whether more than the last epoch was measured."""
+def measured_best(group: Iterable[Tested]) -> bool:
+    """Whether earlier epochs than the last were measured too."""
     return any(tested.best_error is not None for tested in group)
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
-    """What the table shows; the best epoch's and the counted search column only when a row has it."""
-    best = [Column("Best epoch's, %", lambda row: plus_minus(row.best_error_mean, row.best_error_std))]
+    """The columns; those of the best epoch and of counted searches only if a row has a value."""
+    best = [Column("Best epoch, %", lambda row: plus_minus(row.best_error_mean, row.best_error_std))]
     counted = [
         Column("Search MACs, 10¹²", lambda row: DASH if row.search_macs is None else f"{row.search_macs / 1e12:.3g}")
     ]
     return [
-        Column("Method", lambda row: row.label, right=False),
+        Column("Method", lambda row: row.title, right=False),
         Column("Searches", lambda row: str(row.searches)),
         Column("Retrains", lambda row: str(row.retrains)),
         Column("Test error, %", lambda row: plus_minus(row.test_error_mean, row.test_error_std)),
@@ -143,34 +149,34 @@ def sheet(study: Study, rows: Sequence[Row]) -> Sheet:
 
 
 def notes(study: Study, rows: Sequence[Row]) -> list[str]:
-    """What a reader must know to use the table, one sentence or two each."""
+    """How to read the table, one or two sentences each."""
     shape = " × ".join(str(size) for size in study.data.shape)
     error = fmean(row.test_error_mean for row in rows)
     floor = (error * (100 - error) / study.images) ** 0.5
     return [
         f"Data: {study.data.name}, {study.data.classes} classes, images {shape} (channels × height × width). "
-        f"Test error on {study.images} test images, at the last epoch of each retraining; no epoch is chosen.",
-        "Searches is n, the number of search seeds; Retrains that of networks trained from scratch. Test error is "
-        "mean ± standard deviation (n − 1 in the divisor) over search seeds, of the means over retrain seeds; "
-        f"{DASH} where n = 1 leaves no deviation.",
-        f"Noise floor: one of {study.images} test images is {100 / study.images:.2f} points of error, and the binomial "
-        f"standard error of one test run at {error:.2f} % error is {floor:.2f} points. "
-        "Single networks that differ by so little may differ by chance alone.",
+        f"Test error on {study.images} test images at the last epoch of each retraining; no epoch is selected.",
+        "Searches: the number n of search seeds. Retrains: the number of networks trained from scratch. Test error: "
+        "mean ± standard deviation (divisor n − 1) over search seeds of the means over retrain seeds; "
+        f"{DASH} if n = 1.",
+        f"Noise floor: one of {study.images} test images is {100 / study.images:.2f} points of error. The binomial "
+        f"standard error of one test run at {error:.2f} % error is {floor:.2f} points, so smaller differences between "
+        "single networks may be due to chance.",
         *(BEST if any(row.best_error_mean is not None for row in rows) else []),
-        "Multiply-adds of convolutions and linear layers, one image, auxiliary head excluded, as in the parameters. "
-        f"Lowest{DASH}highest where the networks of a row differ.",
-        "Search cost: mean wall time of one search. Retrain cost: mean wall time of one network trained from scratch. "
-        "Both belong to the device and vary from run to run; results.csv holds the figures that do not.",
+        "Multiply-adds: of convolutions and linear layers, for one image. Parameters and multiply-adds exclude the "
+        f"auxiliary head; lowest{DASH}highest if the networks of a row differ.",
+        "Search cost: mean wall time of one search. Retrain cost: mean wall time of training one network from scratch. "
+        "Both depend on the device and vary from run to run; results.csv holds only results that do not.",
     ]
 
 
 def table_csv(rows: Sequence[Row]) -> str:
-    """Every figure of the table as a number; an empty field where there is none."""
+    """Every value of the table as a number; absent values are empty fields."""
     return _csv(asdict(row) for row in rows)
 
 
 def results_csv(study: Study) -> str:
-    """One line per retrained network. Holds no clock and no device, so equal work gives equal bytes."""
+    """One line per retrained network. Holds no times and no devices, so equal results give equal bytes."""
     return _csv(
         {
             "method": trial.method,
@@ -190,13 +196,13 @@ def results_csv(study: Study) -> str:
     )
 
 
-def position(trial: Trial, tested: Tested) -> int:
-    """Where the architecture of a network stands in the derive record."""
-    return [found.name for found in trial.found].index(tested.name)
+def position(trial: TrialRecords, tested: Tested) -> int:
+    """The position of a network's architecture in the derive record."""
+    return [derived.name for derived in trial.derived].index(tested.name)
 
 
 def results_metrics(rows: Sequence[Row], others: Mapping[str, Mapping[str, float | int]] = MappingProxyType({})) -> str:
-    """The rows, and what else there is, for `dvc metrics show`, in the bytes that `records.write_json` would give."""
+    """The rows and `others` for `dvc metrics show`, as `records.write_json` formats it; keys use names."""
     metrics = {row.label: _metrics(row) for row in rows} | dict(others)
     return json.dumps(metrics, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 

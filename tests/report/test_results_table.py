@@ -5,8 +5,8 @@ import json
 import pytest
 
 from nas.report.collect import collect
+from nas.report.results_table import columns, notes, results_csv, results_metrics, sheet, summarise, table_csv
 from nas.report.sheet import duration, latex, markdown, plus_minus, span, tex
-from nas.report.table import columns, notes, results_csv, results_metrics, sheet, summarise, table_csv
 
 
 @pytest.fixture
@@ -15,7 +15,9 @@ def study(disk):
 
 
 def test_rows_are_methods_or_the_architectures_of_a_method(study):
-    assert [row.label for row in summarise(study)] == ["random", "is_nas eps=0.1", "is_nas eps=0.2"]
+    rows = summarise(study)
+    assert [row.label for row in rows] == ["random", "is_nas eps=0.1", "is_nas eps=0.2"]
+    assert [row.title for row in rows] == ["Random search", "IS-NAS eps=0.1", "IS-NAS eps=0.2"]
 
 
 def test_mean_and_deviation_are_over_search_seeds_of_means_over_retrain_seeds(study):
@@ -65,7 +67,7 @@ def test_the_results_have_a_line_per_network_in_the_order_of_the_runs(study):
     assert lines[3]["test_error"] == "8.0"
 
 
-def test_the_repeatable_files_hold_no_clock_and_no_device(study):
+def test_the_result_files_hold_no_times_and_no_devices(study):
     text = results_csv(study) + results_metrics(summarise(study))
     assert not [word for word in ("seconds", "cost", "cpu", "device") if word in text]
 
@@ -80,7 +82,7 @@ def test_counted_searches_get_a_column_and_the_others_a_dash(disk, write):
 
 
 def test_the_best_epochs_get_a_column_where_they_were_measured(disk):
-    assert "Best epoch's, %" not in [column.title for column in columns(summarise(collect(*disk.where()[:3])))]
+    assert "Best epoch, %" not in [column.title for column in columns(summarise(collect(*disk.where()[:3])))]
     key, method, _ = disk.runs[0]
     path = disk.folder / key / "evaluate.json"
     record = json.loads(path.read_text())
@@ -89,7 +91,7 @@ def test_the_best_epochs_get_a_column_where_they_were_measured(disk):
     path.write_text(json.dumps(record))
     study = collect(*disk.where()[:3])
     rows = summarise(study)
-    column = next(column for column in columns(rows) if column.title == "Best epoch's, %")
+    column = next(column for column in columns(rows) if column.title == "Best epoch, %")
     best = rows[0].best_error_mean
     assert best is not None
     assert column.text(rows[0]).startswith(f"{best:.2f} ± ")
@@ -108,7 +110,7 @@ def test_the_notes_state_the_noise_floor_of_one_test_run(study):
     assert "at 4.25 % error is 1.01 points" in text
     assert "one of 400 test images is 0.25 points" in text
     assert "Data: digits" in text
-    assert "Multiply-adds of convolutions and linear layers, one image, auxiliary head excluded" in text
+    assert "Multiply-adds: of convolutions and linear layers, for one image" in text
 
 
 def test_latex_has_rules_and_escapes(study):
@@ -131,7 +133,7 @@ def test_latex_escapes(plain, escaped):
     assert tex(plain) == escaped
 
 
-def test_forms_of_figures():
+def test_formats_of_numbers():
     assert [duration(seconds) for seconds in (0.04, 89, 90, 5399, 5400)] == [
         "0.0 s",
         "89.0 s",
