@@ -125,11 +125,11 @@ def _conv2d(
     """Raises ValueError if x does not have the channels that the weight expects."""
     if x.shape[1] != weight.shape[1] * groups:
         raise ValueError(f"a convolution expects {weight.shape[1] * groups} channels, not {x.shape[1]}")
+    spans = [spread * (kernel - 1) for kernel, spread in zip(weight.shape[2:], _pair(dilation), strict=True)]
+    pads = spans if padding == "same" else [0, 0] if padding == "valid" else [2 * pad for pad in _pair(padding)]
     sides = (
-        (side + 2 * pad - spread * (kernel - 1) - 1) // step + 1
-        for side, kernel, step, pad, spread in zip(
-            x.shape[2:], weight.shape[2:], _pair(stride), _pair(padding), _pair(dilation), strict=True
-        )
+        (side + pad - span - 1) // step + 1
+        for side, pad, span, step in zip(x.shape[2:], pads, spans, _pair(stride), strict=True)
     )
     return _hollow(x.shape[0], len(weight), *sides)
 

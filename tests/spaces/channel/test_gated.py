@@ -109,7 +109,7 @@ def test_the_formulas_count_the_compact_network(masks, shape):
 def test_the_formulas_count_the_masked_network_without_deleted_edges(masks):
     size = Size(cells=5, channels=4, stem="cifar")
     mix = mix_of(masks, sparse=True)
-    found = count(lambda: GatedNetwork(FORM, size, masks.op, affine=True), FORM.shape, mix_on_meta(mix))
+    found = count(lambda: GatedNetwork(FORM, size, masks.op, affine=True), FORM.shape, mix)
     deleted = nominal(uniform(masks.op, 5, 4), FORM).params - nominal(masks, FORM).params
     without = {k: sum(not runs for runs, _ in cell) for k, cell in enumerate(mix.running or [])}
     edges = sum(
@@ -119,10 +119,6 @@ def test_the_formulas_count_the_masked_network_without_deleted_edges(masks):
     if all(map(all, read)):  # else an input that nothing reads is not counted
         assert deleted == edges
         assert found.macs == nominal(masks, FORM).macs
-
-
-def mix_on_meta(mix):
-    return GateMix([table.to("meta") for table in mix.gates], mix.running)
 
 
 # --- Gradients of gates
@@ -301,6 +297,6 @@ def test_the_supernet_has_the_size_of_all_gates_open():
     whole = effective(uniform("sep_conv_3x3", 5, 4), form)
     with torch.device("meta"):
         assert parameters(space.supernet(form, size, affine=True)) == whole.params == 38_854
-    mix = GateMix([torch.ones(14, 3, w, device="meta") for w in (4, 8, 8, 16, 16)])
+    mix = GateMix([torch.ones(14, 3, w) for w in (4, 8, 8, 16, 16)])
     assert count(lambda: space.supernet(form, size), form.shape, mix).macs == whole.macs
     assert space.supernet_macs(form, size) == whole.macs

@@ -200,7 +200,7 @@ def test_everything_is_counted_with_the_stem_that_the_size_names(shape):
     compact, masked = SPACE.sizes(to_gates(drawn.masks), form, size)
     assert built == compact == SPACE.count(drawn, form, size)
     assert compact.params < masked.params
-    mix = GateMix([torch.ones(14, 3, w, device="meta") for w in widths(3, 4)])
+    mix = GateMix([torch.ones(14, 3, w) for w in widths(3, 4)])
     whole = count(lambda: SPACE.supernet(form, size, affine=True), form.shape, mix)
     assert SPACE.supernet_macs(form, size) == whole.macs
     assert SPACE.sizes(SPACE.every_gate(size), form, size) == (whole, whole)
