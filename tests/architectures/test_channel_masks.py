@@ -258,7 +258,7 @@ def test_resized_masks_are_legal_and_those_of_the_same_size_are_the_same(masks, 
 
 def test_a_width_at_which_a_node_dies_is_refused():
     masks = uniform(SEP, 5, 4, lambda w: Gates(0, 0, 2))
-    with pytest.raises(TransferError, match="at 2 channels cell 0 keeps no channel of node 2; take resize: topk"):
+    with pytest.raises(TransferError, match="at 2 channels cell 0 keeps no channel of node 2; use resize: topk"):
         resized(masks, 5, 2, repeat)
 
 

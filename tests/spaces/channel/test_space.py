@@ -54,21 +54,21 @@ def changed(cell=None, mode="gated", op=SEP, **top):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (changed({"op": (3, "4")}), "cells.0, op of edge 3: '4' is no set of 2 channels"),
-        (changed({"mid": (3, "03")}), "cells.0, mid of edge 3: '03' is no set of 2 channels"),
-        (changed({"skip": (3, "x")}), "cells.0, skip of edge 3: 'x' is no set of 2 channels"),
+        (changed({"op": (3, "4")}), "cells.0, op of edge 3: '4' is not a set of 2 channels"),
+        (changed({"mid": (3, "03")}), "cells.0, mid of edge 3: '03' is not a set of 2 channels"),
+        (changed({"skip": (3, "x")}), "cells.0, skip of edge 3: 'x' is not a set of 2 channels"),
         (changed({"op": (3, "0")}), "an edge has an op without a mid channel, or a skip takes a dead channel"),
-        (changed(mode="none"), "cells.0, edge 0: the skip channels are not those of skip_mode: none"),
-        (changed(mode="fallback"), "cells.0, edge 0: the skip channels are not those of skip_mode: fallback"),
+        (changed(mode="none"), "cells.0, edge 0: the skip channels do not match skip_mode: none"),
+        (changed(mode="fallback"), "cells.0, edge 0: the skip channels do not match skip_mode: fallback"),
         (changed(form="dense"), "form: Input should be 'compact' or 'masked'"),
         (changed(mode="gate"), "skip_mode: Input should be 'gated', 'fallback' or 'none'"),
         (changed(resize="topk"), "'scores' are required with resize: topk"),
-        (changed(resize="topk", scores=[[[[1.0]]]]), "'scores' have not the shape of the gates"),
+        (changed(resize="topk", scores=[[[[1.0]]]]), "'scores' do not have the shape of the gates"),
         (changed(scores=[]), "'scores' are required with resize: topk, and null with any other"),
         (changed({"mid": (3, "1")}, op="conv_3x3"), "cells.0, edge 3: conv_3x3 has no middle"),
         ({**changed(), "op": "sep_conv_7x7"}, "operation 'sep_conv_7x7' is not one of sep_conv_3x3, "),
         (changed(cells=changed()["cells"][:2]), "cells: Tuple should have at least 3 items"),
-        (changed(channels=4), "cells.0, op of edge 0: '3' is no set of 4 channels|no set"),
+        (changed(channels=4), "cells.0, op of edge 0: '3' is not a set of 4 channels|not a set"),
         (changed(colour="red"), "colour: Extra inputs are not permitted"),
     ],
 )  # fmt: skip
@@ -113,9 +113,9 @@ def test_half_of_the_gates_of_random_masks_are_open():
 def test_masks_of_one_size_are_refused_at_another_unless_a_rule_is_stated():
     masks = uniform(SEP, 5, 4, lambda w: Gates(every(w // 2), every(w), every(w)))
     refused = ChannelArchitecture.of(masks, "gated")
-    with pytest.raises(TransferError, match=r"for 5 cells and 4 channels, asked for are 5 and 8: set retrain\.cells"):
+    with pytest.raises(TransferError, match=r"for 5 cells and 4 channels, not for 5 and 8: set retrain\.cells"):
         SPACE.network(refused, FORM, Size(cells=5, channels=8, stem="cifar"), auxiliary=False)
-    with pytest.raises(TransferError, match="asked for are 8 and 4"):
+    with pytest.raises(TransferError, match="not for 8 and 4"):
         SPACE.count(refused, FORM, Size(cells=8, channels=4, stem="cifar"))
     repeated = ChannelArchitecture.of(masks, "gated", "repeat")
     wide = SPACE.network(repeated, FORM, Size(cells=5, channels=8, stem="cifar"), auxiliary=False)
@@ -225,5 +225,5 @@ def test_the_form_of_retraining_is_part_of_the_record_and_of_its_id():
     assert kinds == [[CompactNetwork, CompactNetwork], [MaskedNetwork, CompactNetwork]]
     same = SPACE.trainee(compact, FORM, size, auxiliary=True)
     assert SPACE.trained(same) is same
-    with pytest.raises(TransferError, match="asked for are 5 and 4"):
+    with pytest.raises(TransferError, match="not for 5 and 4"):
         SPACE.trainee(masked, FORM, SIZES[1], auxiliary=False)

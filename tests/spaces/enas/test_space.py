@@ -210,7 +210,7 @@ def test_a_faulty_record_is_refused_by_name(value, message):
 
 def test_the_stem_of_imagenet_is_refused():
     size = Size(cells=5, channels=4, stem="imagenet")
-    with pytest.raises(ArchitectureError, match="stem is 'imagenet', but enas has that of 'cifar' alone"):
+    with pytest.raises(ArchitectureError, match="stem is 'imagenet', but enas supports only 'cifar'"):
         SPACE.supernet(CIFAR10, size)
     with pytest.raises(ArchitectureError, match="set stem: cifar"):
         SPACE.costs(CIFAR10, size, affine=False)

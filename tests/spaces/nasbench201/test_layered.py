@@ -184,7 +184,7 @@ def test_residual_blocks_stand_between_the_stages_of_any_row():
 
 
 def test_a_stem_of_imagenet_is_refused_of_a_growing_supernet_too():
-    with pytest.raises(ArchitectureError, match="has that of 'cifar' alone"):
+    with pytest.raises(ArchitectureError, match="supports only 'cifar'"):
         SPACE.supernet(EVEN, SIZE.model_copy(update={"stem": "imagenet"}), growth=Growth(CELL_TYPES))
 
 

@@ -59,9 +59,9 @@ def test_the_string_is_the_benchmarks():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"'' is no cell of NAS-Bench-201: expected \|op~0\|\+\|op~0\|op~1\|\+\|op~0\|op~1\|op~2\|"),
-        (RESNET + "+", "is no cell of NAS-Bench-201"),
-        (RESNET.replace("~2", "~1"), "is no cell of NAS-Bench-201"),
+        ("", r"'' is not a cell of NAS-Bench-201: expected \|op~0\|\+\|op~0\|op~1\|\+\|op~0\|op~1\|op~2\|"),
+        (RESNET + "+", "is not a cell of NAS-Bench-201"),
+        (RESNET.replace("~2", "~1"), "is not a cell of NAS-Bench-201"),
         (RESNET.replace("none~1", "max_pool_3x3~1"), "edge 1 -> 3: operation 'max_pool_3x3' is not one of none, skip"),
     ],
 )
@@ -164,7 +164,7 @@ def test_a_depth_that_has_no_three_equal_stages_is_refused(cells):
 
 
 def test_a_stem_of_imagenet_is_refused():
-    with pytest.raises(ArchitectureError, match=r"stem is 'imagenet', but .* skeleton has that of 'cifar' alone"):
+    with pytest.raises(ArchitectureError, match=r"stem is 'imagenet', but .* skeleton supports only 'cifar'"):
         SPACE.network(cell(*["none"] * 6), EVEN, Size(cells=5, channels=2, stem="imagenet"), False)
 
 
