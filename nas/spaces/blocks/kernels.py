@@ -133,7 +133,7 @@ def _gradients(
     return gradients[0], gradients[1]
 
 
-def beside(x: Tensor, count: int) -> Tensor:
+def repeat_channels(x: Tensor, count: int) -> Tensor:
     """`count` copies of x [B, C, H, W], concatenated by channel: [B, count C, H, W], channels-last."""
     channels = x.shape[1]
     if count == 1:

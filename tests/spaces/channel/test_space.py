@@ -37,7 +37,7 @@ def test_a_record_holds_the_masks_and_survives_json(masks, resize):
     assert again.masks == masks
 
 
-def test_a_record_is_short_and_reads_as_it_says():
+def test_a_record_is_short_and_readable():
     record = ChannelArchitecture.of(uniform(SEP, 20, 36, lambda w: Gates(0b101, 0b10, every(w))), "gated")
     cell = record.to_dict()["cells"][0]
     assert (cell["op"][0], cell["mid"][0], cell["skip"][0]) == ("000000005", "000000002", "fffffffff")
@@ -82,7 +82,7 @@ def test_a_record_with_a_dead_node_or_too_few_edges_is_refused():
     for e in (0, 1):
         dead["cells"][1]["op"][e] = dead["cells"][1]["mid"][e] = dead["cells"][1]["skip"][e] = "0"
     for e in (4, 7, 11):
-        dead["cells"][1]["skip"][e] = "0"  # what took node 2 by a skip
+        dead["cells"][1]["skip"][e] = "0"  # the skips that read node 2
     with pytest.raises(ArchitectureError, match="cell 1: no channel reaches node 2"):
         Architecture.from_dict(dead)
     short = changed()
@@ -93,7 +93,7 @@ def test_a_record_with_a_dead_node_or_too_few_edges_is_refused():
 
 @given(st.integers(0, 2**62), st.sampled_from(SIZES))
 @settings(max_examples=20)
-def test_random_masks_are_legal_and_the_generator_alone_decides_them(seed, size):
+def test_random_masks_are_legal_and_depend_only_on_the_generator(seed, size):
     first, again = (SPACE.random(torch.Generator().manual_seed(seed), size) for _ in range(2))
     assert first == again
     assert SPACE.parse(first.to_dict()) == first
@@ -138,7 +138,7 @@ def test_the_best_channels_go_to_another_width():
 # --- Bounds
 
 
-def test_no_gates_go_below_the_smallest_sizes():
+def test_no_gates_are_smaller_than_the_smallest_sizes():
     form, size = ImageForm(3, 32, 32, 10), Size(cells=20, channels=36, stem="cifar")
     assert SPACE.smallest(form, size, "gated", mid_gates=False).params == 4_285_270
     assert SPACE.smallest(form, size, "fallback", mid_gates=True).params == 1_370_134
