@@ -4,9 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
 
-from nas.architectures.base import Architecture, Cell, CellGraph, Concat, _tuples, cell_graph, register_architecture
-from nas.architectures.cell_shape import EDGES as EDGES
-from nas.architectures.cell_shape import NODES as NODES
+from nas.architectures.base import Architecture, Cell, CellGraph, Concat, as_tuples, cell_graph, register_architecture
+from nas.architectures.cell_shape import NODES
 
 PRIMITIVES = (  # DARTS' list in DARTS' order: the index of an operation is its column in an alpha table
     "none",
@@ -21,7 +20,7 @@ PRIMITIVES = (  # DARTS' list in DARTS' order: the index of an operation is its 
 
 
 def check_cell(name: str, cell: Cell) -> None:
-    """Eight pairs; the two predecessors of a node distinct and below it; real operations, never `none`."""
+    """Raises ValueError unless the cell has eight pairs, no `none`, and two distinct predecessors per node."""
     if len(cell) != 2 * NODES:
         raise ValueError(f"{name} has {len(cell)} pairs, expected {2 * NODES}")
     for index, (op, pred) in enumerate(cell):
@@ -72,28 +71,28 @@ def check_concats(record: Any) -> None:
             raise ValueError(f"{name} must be {list(CONCAT)}")
 
 
-STAGES = ("shallow", "middle", "deep")  # stretches of equal resolution, between them the reduction cells
+STAGE_NAMES = ("shallow", "middle", "deep")  # runs of cells of equal resolution, separated by reduction cells
 
 
 @register_architecture("layered")
 class LayeredArchitecture(Architecture):
-    """A normal cell for each stage and a reduction cell behind the first two (ours, for LFR-DARTS).
+    """A normal cell for each stage and a reduction cell after each of the first two (ours, for LFR-DARTS).
 
-    Both lists run from shallow to deep; the names of the stages stand in the record, since reversed lists would be
-    another valid one.
+    Both lists run from shallow to deep. The record contains the names of the stages because the reversed lists would be
+    valid too.
     """
 
     space: Literal["layered"] = "layered"
-    stages: Annotated[tuple[str, ...], BeforeValidator(_tuples)] = STAGES
-    normal: Annotated[tuple[Cell, Cell, Cell], BeforeValidator(_tuples)]
+    stages: Annotated[tuple[str, ...], BeforeValidator(as_tuples)] = STAGE_NAMES
+    normal: Annotated[tuple[Cell, Cell, Cell], BeforeValidator(as_tuples)]
     normal_concat: Concat = CONCAT
-    reduce: Annotated[tuple[Cell, Cell], BeforeValidator(_tuples)]
+    reduce: Annotated[tuple[Cell, Cell], BeforeValidator(as_tuples)]
     reduce_concat: Concat = CONCAT
 
     @model_validator(mode="after")
     def cells_are_valid(self) -> Self:
-        if self.stages != STAGES:
-            raise ValueError(f"stages must be {list(STAGES)}, in this order")
+        if self.stages != STAGE_NAMES:
+            raise ValueError(f"stages must be {list(STAGE_NAMES)}, in this order")
         for name, cell in self.cells.items():
             check_cell(name, cell)
         check_concats(self)
@@ -101,7 +100,7 @@ class LayeredArchitecture(Architecture):
 
     @staticmethod
     def lift(pair: DartsArchitecture) -> "LayeredArchitecture":
-        """The same network, said in this space: its cells in every stage."""
+        """The same network as an architecture of this space, with its cells in every stage."""
         return LayeredArchitecture(normal=(pair.normal,) * 3, reduce=(pair.reduce,) * 2)
 
     @property
@@ -114,5 +113,5 @@ class LayeredArchitecture(Architecture):
         return [cell_graph(name, cell, CONCAT) for name, cell in self.cells.items()]
 
     def sheets(self) -> dict[str, list[CellGraph]]:
-        """The stages side by side, shallow to deep: the normal cells, the reduction cells."""
-        return {kind: [g for g in self.graphs() if g.name.startswith(kind)] for kind in ("normal", "reduce")}
+        """A picture of the normal cells and one of the reduction cells, each from shallow to deep."""
+        return {sheet: [g for g in self.graphs() if g.name.startswith(sheet)] for sheet in ("normal", "reduce")}

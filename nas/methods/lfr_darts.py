@@ -215,7 +215,7 @@ class Method(SearchMethod[Params]):
         self.iteration, self.current = iteration, params.iterations[iteration]
         earlier = [kind for group in params.iterations[:iteration] for kind in group]
         self.growth = Growth(row(params, iteration), {kind: self.found[kind] for kind in earlier})
-        self.mixed = [kind for kind in params.types if kind in self.growth.kinds and kind not in earlier]
+        self.mixed = [kind for kind in params.types if kind in self.growth.cell_types and kind not in earlier]
         older = getattr(self, "supernet", None)
         self.supernet = setting.place(self.space.supernet(setting.form, setting.common, growth=self.growth))
         if params.inherit and older is not None:
@@ -305,7 +305,7 @@ class Method(SearchMethod[Params]):
             "valid_acc": valid_acc,
             "entropy": entropy(tables.values()),
             "iteration": self.iteration + 1,
-            "cells": len(self.growth.kinds),
+            "cells": len(self.growth.cell_types),
             **op_counts(tables, self.names),
         }
         total, steps = self.slope.tolist()
@@ -346,7 +346,7 @@ class Method(SearchMethod[Params]):
         """What the iteration worked on and what the pruning rests on."""
         states = {kind: "current" if kind in self.current else "future" for kind in self.mixed}
         of_cells, network = {"mixed": 0, "found": 0}, cast(Any, self.supernet)
-        for kind, cell in zip(network.kinds, network.cells, strict=True):
+        for kind, cell in zip(network.cell_types, network.cells, strict=True):
             if kind in self.names:  # no residual block
                 of_cells["mixed" if kind in states else "found"] += sum(p.numel() for p in cell.parameters())
         cells = {}
@@ -359,7 +359,7 @@ class Method(SearchMethod[Params]):
                 "strengths": [share for _, share in strength],
                 "margins": [] if self.space.none_stays else margins(strength),  # where every edge stays none competes
             }
-        row = [[kind, states.get(kind, "found")] for kind in self.growth.kinds]
+        row = [[kind, states.get(kind, "found")] for kind in self.growth.cell_types]
         return {"epoch": self.epoch, "row": row, "params": of_cells, "cells": cells}
 
     # --- State

@@ -20,7 +20,7 @@ from torch import Tensor
 from nas.complexity import Count
 from nas.config.params import MethodParams
 from nas.config.sections import ParamsError, Section
-from nas.contracts import GATES, GateMix, GateSpace
+from nas.contracts.gates import GATES, GateMix, GateSpace
 from nas.data.dataset import Batch
 from nas.engine.tasks import Tally, judge
 from nas.methods.shared.base import Derived, SearchMethod, ValidPass, WeightTrainer, frozen
@@ -180,14 +180,14 @@ class Method(SearchMethod[Params]):
         """The gates that compete: op gates, and the mid and skip gates where there are such."""
         found = torch.zeros_like(table)
         found[:, OP] = True
-        found[:, MID] = self.params.mid_gates and "mid" in self.space.kinds
+        found[:, MID] = self.params.mid_gates and "mid" in self.space.gate_kinds
         found[:, SKIP] = self.params.skip_mode == "gated"
         return found
 
     def leading_cells(self) -> list[int]:
         """The cell whose gates each cell has: itself, or with `masks: stage` the first normal cell of its stage."""
         found = list(range(len(self.open)))
-        for stage in self.space.stages(self.setting.common) if self.params.masks == "stage" else ():
+        for stage in self.space.cells_of_stages(self.setting.common) if self.params.masks == "stage" else ():
             for cell in stage:
                 found[cell] = stage[0]
         return found

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.architectures.cell_shape import EDGES, reductions
+from nas.architectures.cell_shape import DARTS_EDGES, reductions
 from nas.architectures.channel import ChannelArchitecture
 from nas.architectures.channel_masks import Gates, statistics
 from nas.architectures.channel_sizes import OPERATIONS
@@ -21,12 +21,12 @@ def kept(architecture: ChannelArchitecture, title: str, path: Path) -> None:
     """Draw the share of channels that each edge keeps: edges down, cells across, a panel per gate kind."""
     gate_kinds, cells = shown(architecture), list(architecture.masks.each())
     across = max(160.0, 17.0 * len(cells))
-    canvas = Canvas(8 + (LEFT + across) * len(gate_kinds), TOP + DOWN * len(EDGES) + 46)
+    canvas = Canvas(8 + (LEFT + across) * len(gate_kinds), TOP + DOWN * len(DARTS_EDGES) + 46)
     canvas.text((8, 12), f"{title}: kept channels, {short(architecture.op)}", 11, fill=SOFT)
     for place, gate_kind in enumerate(gate_kinds):
         left = LEFT + place * (LEFT + across)
-        area = Box(left, TOP, left + across, TOP + DOWN * len(EDGES))
-        counts = [[getattr(cell[edge], gate_kind).bit_count() for cell, _ in cells] for edge in range(len(EDGES))]
+        area = Box(left, TOP, left + across, TOP + DOWN * len(DARTS_EDGES))
+        counts = [[getattr(cell[edge], gate_kind).bit_count() for cell, _ in cells] for edge in range(len(DARTS_EDGES))]
         shares = [[n / width for n, (_, width) in zip(row, cells, strict=True)] for row in counts]
         heat(canvas, shares, area, BLUES)
         if len(cells) <= READABLE:
@@ -48,7 +48,7 @@ def _write_counts(
 
 
 def _name_axes(canvas: Canvas, area: Box, cells: int) -> None:
-    for edge, (node, pred) in enumerate(EDGES):
+    for edge, (node, pred) in enumerate(DARTS_EDGES):
         at = area.x0 - 5, area.y0 + DOWN * (edge + 0.5)
         canvas.text(at, f"{_node(pred)} → {_node(node)}", 7, anchor=1.0)
     halved, wide = reductions(cells), (area.x1 - area.x0) / cells

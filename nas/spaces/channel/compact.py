@@ -1,4 +1,4 @@
-"""Compact networks: cells whose dead channels are truly gone, and the weights that a gated network hands over.
+"""Compact networks, without dead channels, and the transfer of weights from a gated network.
 
 Shape legend: B batch, C width of the cell, H x W its map, E = 14 edges; U, M, S, K as in channel_masks.
 """
@@ -9,20 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.architectures.cell_shape import EDGES, NODES, reductions
+from nas.architectures.cell_shape import DARTS_EDGES, NODES, reductions
 from nas.architectures.channel_masks import Cell, Masks, live, members
 from nas.architectures.channel_sizes import OPERATIONS, Operation
 from nas.config.params import Size
 from nas.contracts import ImageForm
 from nas.spaces.blocks.ops import PointwiseConv2d, batch_norm, relu_conv_bn
-from nas.spaces.blocks.stems import AuxiliaryHead, _layout, _Widths, input_stem
+from nas.spaces.blocks.stems import AuxiliaryHead, CellWidths, input_stem, reduction_flags
 from nas.spaces.channel.gated import Edge, GatedNetwork, _dropped, wires
 
 # --- Compact
 
 
 class CompactReduce(nn.Module):
-    """FactorizedReduce with some of its channels: the first half of them from one convolution, the rest shifted."""
+    """FactorizedReduce with some of its channels: those of the first half from one convolution, the rest shifted."""
 
     def __init__(self, c_in: int, first: int, second: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Placing(nn.Module):
 
 
 def positions(channels: int, among: int) -> Tensor:
-    """Where the channels of a set stand in a larger one."""
+    """The positions of the channels of a set in a larger set."""
     places = {c: place for place, c in enumerate(members(among))}
     return torch.tensor([places[c] for c in members(channels)])
 
@@ -88,7 +88,7 @@ class CompactCell(nn.Module):
         if counts[1]:
             self.input_1 = relu_conv_bn(inputs[1], counts[1], affine=True)
         self.edges, self.places, self.skips = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
-        for e, ((node, pred), gates) in enumerate(zip(EDGES, cell, strict=True)):
+        for e, ((node, pred), gates) in enumerate(zip(DARTS_EDGES, cell, strict=True)):
             if gates.op:
                 stride = 2 if reduce and pred < 2 else 1
                 kept = counts[pred], gates.mid.bit_count(), gates.op.bit_count()
@@ -107,8 +107,8 @@ class CompactCell(nn.Module):
             batch, _, height, width = some.shape
             total = some.new_zeros(batch, self.alive[node].bit_count(), height, width)
             total = total.contiguous(memory_format=torch.channels_last)
-            for e in (str(e) for e, (j, _) in enumerate(EDGES) if j == node):
-                pred = EDGES[int(e)][1]
+            for e in (str(e) for e, (j, _) in enumerate(DARTS_EDGES) if j == node):
+                pred = DARTS_EDGES[int(e)][1]
                 if e in self.edges:
                     y = _dropped(self.edges[e](states[pred]), drop_probability, self.training)
                     total = self.places[e](total, y)
@@ -120,20 +120,20 @@ class CompactCell(nn.Module):
 
 
 class CompactNetwork(nn.Module):
-    """The network that is retrained and judged: forward(images) -> (logits, auxiliary logits or None).
+    """The network that is retrained and evaluated: forward(images) -> (logits, auxiliary logits or None).
 
-    The auxiliary head reads the whole concatenation, dead channels as zeros; it is gone after training.
+    The auxiliary head reads the whole concatenation, with zeros for dead channels. It is removed after training.
     """
 
     def __init__(self, masks: Masks, form: ImageForm, size: Size, auxiliary: bool) -> None:
-        """`masks` are those of the size."""
+        """`masks` must have the size of the network."""
         super().__init__()
         self.drop_path = 0.0  # probability, set by the training loop at each epoch
         self.auxiliary_after = reductions(size.cells)[1]
         self.stem = input_stem(form, size)
-        before, last, _, halve = _Widths(size).next(reduce=False)
+        before, last, _, halve = CellWidths(size).next(reduce=False)
         cells, self.auxiliary = [], None
-        for k, ((gates, width), reduce) in enumerate(zip(masks.each(), _layout(size.cells), strict=True)):
+        for k, ((gates, width), reduce) in enumerate(zip(masks.each(), reduction_flags(size.cells), strict=True)):
             cells.append(CompactCell(OPERATIONS[masks.op], gates, width, (before, last), halve, reduce))
             before, last, halve = last, sum(u.bit_count() for u in cells[-1].alive[2:]), reduce
             if auxiliary and k == self.auxiliary_after:
@@ -157,16 +157,18 @@ class CompactNetwork(nn.Module):
 
 
 def concatenated(alive: Sequence[int], width: int) -> Tensor:
-    """Places of the live channels of nodes 2..5 among all that a cell puts out."""
+    """Positions of the live channels of nodes 2..5 among all output channels of a cell."""
     return torch.tensor([node * width + c for node, u in enumerate(alive[2:]) for c in members(u)])
 
 
 def compacted(network: GatedNetwork, masks: Masks, form: ImageForm, size: Size) -> CompactNetwork:
-    """The compact network, on the CPU, with the weights of a gated one that has affine batch norms: the same function
-    where the gates are the masks."""
-    with torch.random.fork_rng(devices=[]):  # its first weights are not used, and drop path must not notice them
+    """The compact network, on the CPU, with the weights of a gated one that has affine batch norms.
+
+    It computes the same function as the gated network with the masks as gates.
+    """
+    with torch.random.fork_rng(devices=[]):  # its initial weights are not used; drawing them must not change drop path
         compact = CompactNetwork(masks, form, size, auxiliary=False)
-    before = last = torch.arange(_Widths(size).last)  # what a stem puts out is all alive
+    before = last = torch.arange(CellWidths(size).last)  # all output channels of a stem are alive
     given = {name: value.cpu() for name, value in network.state_dict().items()}
     wanted = compact.state_dict()
     for k, (cell, width) in enumerate(masks.each()):
@@ -175,7 +177,7 @@ def compacted(network: GatedNetwork, masks: Masks, form: ImageForm, size: Size) 
         low = alive[0] < width // 2
         rules[f"cells.{k}.input_0.conv_1."] = alive[0][low], before
         rules[f"cells.{k}.input_0.conv_2."] = alive[0][~low] - width // 2, before
-        for e, ((_, pred), gates) in enumerate(zip(EDGES, cell, strict=True)):
+        for e, ((_, pred), gates) in enumerate(zip(DARTS_EDGES, cell, strict=True)):
             op, mid = (torch.tensor(members(s), dtype=torch.long) for s in (gates.op, gates.mid))
             double = OPERATIONS[masks.op].double
             edge = f"cells.{k}.edges.{e}."
@@ -193,12 +195,12 @@ def compacted(network: GatedNetwork, masks: Masks, form: ImageForm, size: Size) 
 
 
 def _rule(name: str, rules: dict[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """(rows, columns) of the most particular rule for a weight."""
+    """(rows, columns) of the most specific rule for a weight."""
     return rules[max((prefix for prefix in rules if name.startswith(prefix)), key=len)]
 
 
 def _taken(value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Of a kernel rows and columns, of a depthwise one and of a batch norm the rows; a counter stays."""
+    """The rows and columns of a kernel, the rows of a depthwise kernel or batch norm; a counter is unchanged."""
     if value.dim() == 0:
         return value
     value = value[rows]

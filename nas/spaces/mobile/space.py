@@ -26,7 +26,7 @@ from nas.contracts import CategoricalSpace, Choices, HardMix, ImageForm
 from nas.spaces.mobile.blocks import MobileNetwork, MobileSupernet, check_size, scaled
 from nas.spaces.registry import register_space
 
-KIND = "chain"
+CELL_TYPE = "chain"
 
 
 @register_space("mobile")
@@ -37,32 +37,34 @@ class MobileSpace(CategoricalSpace):
         self.chain = self.record.of
 
     def categories(self) -> dict[str, tuple[tuple[str, ...], ...]]:
-        return {KIND: tuple(place.categories for place in self.chain.positions)}
+        return {CELL_TYPE: tuple(place.categories for place in self.chain.positions)}
 
     def supernet(self, form: ImageForm, size: Size, reference: bool = False) -> nn.Module:
-        """There is one engine: it runs a block at a time anyway."""
+        """`reference` changes nothing: the only form runs one block at a time."""
         return MobileSupernet(self.chain, form, size)
 
     def network(self, architecture: ChainArchitecture, form: ImageForm, size: Size, auxiliary: bool) -> nn.Module:
-        """`auxiliary` changes nothing: a recipe is one for all spaces, and this one has no auxiliary head."""
+        """`auxiliary` changes nothing: this space has no auxiliary head, but uses the same recipes as the others."""
         return MobileNetwork(architecture.blocks, self.chain, form, size)
 
     def random(self, generator: torch.Generator) -> ChainArchitecture:
-        """Every position uniform, one by one."""
-        return self.choose({KIND: [int(torch.randint(len(names), (), generator=generator)) for names in self.rows]})
+        """Every position is drawn uniformly and independently."""
+        return self.choose(
+            {CELL_TYPE: [int(torch.randint(len(names), (), generator=generator)) for names in self.rows]}
+        )
 
     def parse(self, value: Mapping[str, Any]) -> ChainArchitecture:
         return self.record.parse(value)
 
     def choose(self, choices: Choices) -> ChainArchitecture:
-        blocks = [names[choice] for names, choice in zip(self.rows, choices[KIND], strict=True)]
+        blocks = [names[choice] for names, choice in zip(self.rows, choices[CELL_TYPE], strict=True)]
         return self.record.parse({"blocks": blocks})
 
     def costs(self, form: ImageForm, size: Size, affine: bool) -> dict[str, tuple[tuple[int, ...], ...]]:
-        """The parameters of a network are their sum and what every network has."""
+        """The parameters of a network are the sum of its costs and those that every network has."""
         check_size(size, self.chain)
         return {
-            KIND: tuple(
+            CELL_TYPE: tuple(
                 tuple(block_count(name, place, size.channels, (1, 1), affine).params for name in place.categories)
                 for place in self.chain.positions
             )
@@ -70,21 +72,21 @@ class MobileSpace(CategoricalSpace):
 
     def path_macs(self, form: ImageForm, size: Size, choices: Choices) -> int:
         prices, fixed = path_prices(self.chain, form, size.channels)
-        return fixed + sum(row[choice] for row, choice in zip(prices, choices[KIND], strict=True))
+        return fixed + sum(row[choice] for row, choice in zip(prices, choices[CELL_TYPE], strict=True))
 
     def supernet_macs(self, form: ImageForm, size: Size) -> int:
-        """With every block at every position, both expansions by themselves; no pass runs so many."""
+        """With every block at every position, each expansion separately; more than any pass runs."""
         check_size(size, self.chain)
         prices, fixed = path_prices(self.chain, form, size.channels)
         return fixed + sum(map(sum, prices))
 
     @property
     def rows(self) -> tuple[tuple[str, ...], ...]:
-        return self.categories()[KIND]
+        return self.categories()[CELL_TYPE]
 
 
 def block_count(name: str, place: Position, channels: int, shape: tuple[int, int], affine: bool) -> Count:
-    """Of one block on a map of this height and width; a skipped one has nothing."""
+    """The size of one block on a map of this height and width; 0 if it is skipped."""
     if name == ZERO:
         return Count(0, 0)
     kernel, expansion = MOBILE_OPS[name]
@@ -100,13 +102,13 @@ def block_count(name: str, place: Position, channels: int, shape: tuple[int, int
 
 @cache
 def path_prices(chain: Chain, form: ImageForm, channels: int) -> tuple[list[list[int]], int]:
-    """Multiply-adds of one image: of every category of every position, and of what runs on every path."""
+    """Multiply-adds of one image: of each category of each position, and of what every path runs."""
     size = Size(cells=len(chain.positions), channels=channels, stem=chain.stem)
     shape, prices = (-(-form.height // 2), -(-form.width // 2)), []
     for place in chain.positions:
         prices.append([block_count(name, place, channels, shape, False).macs for name in place.categories])
         shape = -(-shape[0] // place.stride), -(-shape[1] // place.stride)
-    first = HardMix({KIND: [0] * len(prices)})
+    first = HardMix({CELL_TYPE: [0] * len(prices)})
     whole = count(lambda: MobileSupernet(chain, form, size), form.shape, first).macs
     return prices, whole - sum(row[0] for row in prices)
 
@@ -115,7 +117,7 @@ def path_prices(chain: Chain, form: ImageForm, channels: int) -> tuple[list[list
 class MobileCifarSpace(MobileSpace):
     """The chain of 16 mobile blocks for CIFAR, after the same source.
 
-    All strides are 1 except those of the first convolution and of the sixth position. D = 16 variables with 106
+    All strides are 1 except those of the first convolution and the sixth position. D = 16 variables with 106
     categories.
     """
 
