@@ -96,6 +96,7 @@ class Space(ABC):
     """What may be found: builds, draws and reads architectures. Its decisions are those of a subclass."""
 
     name: ClassVar[str]
+    has_table: ClassVar[bool] = False  # whether a benchmark table knows the architectures
 
     @abstractmethod
     def supernet(self, form: ImageForm, size: Size, reference: bool = False) -> nn.Module:
@@ -149,6 +150,7 @@ class Space(ABC):
 class EdgeSpace(Space):
     """A space whose decisions are operations on edges, one table per cell type; its supernet takes a Mix."""
 
+    stages: ClassVar[tuple[tuple[str, ...], ...]] = ()  # cell types of each stage by depth, if each has its own
     none_stays: ClassVar[bool] = False  # whether an edge of an architecture may be `none`, which is operation 0
 
     @abstractmethod

@@ -6,6 +6,7 @@ METHODS = {  # name -> title, as its paper writes it; in the order of tables
     "given": "Given architectures",
     "random": "Random search",
     "darts": "DARTS",
+    "gdas": "GDAS",
     "eoinas": "EoiNAS",
     "lfr_darts": "LFR-DARTS",
     "tenas": "TENAS",

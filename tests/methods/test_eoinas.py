@@ -72,7 +72,7 @@ def test_the_largest_weight_is_a_draw_from_the_softmax_of_alpha_at_any_temperatu
     torch.manual_seed(0)
     count, alive = 100_000, living(NONE, SKIP, S3, D5)
     alpha = row(c0=0.9, c3=0.85, c4=-0.2, c7=-0.3)
-    drawn = eoinas.sampled(eoinas.sample(alpha.expand(count, 8), alive.expand(count, 8), tau)).sum(0)
+    drawn = eoinas.sampled(eoinas.gumbel_softmax(alpha.expand(count, 8), alive.expand(count, 8), tau)).sum(0)
     expected = eoinas.shares(alpha, alive)[0]
     deviation = (count * expected * (1 - expected)).sqrt()
     assert ((drawn - count * expected).abs() <= 4 * deviation).all()
@@ -82,7 +82,7 @@ def test_the_largest_weight_is_a_draw_from_the_softmax_of_alpha_at_any_temperatu
 @given(alive=st.lists(st.booleans(), min_size=8, max_size=8).filter(any), tau=st.floats(0.03, 5))
 def test_a_sample_has_weights_that_sum_to_one_and_exact_zeros_where_nothing_is_alive(alive, tau):
     mask = torch.tensor([alive])
-    weights = eoinas.sample(torch.zeros(1, 8), mask, tau)
+    weights = eoinas.gumbel_softmax(torch.zeros(1, 8), mask, tau)
     assert weights.sum().item() == pytest.approx(1, abs=1e-5)
     assert (weights[~mask] == 0).all()
     assert eoinas.sampled(weights)[~mask].sum() == 0
@@ -207,7 +207,7 @@ def test_alphas_rest_in_the_warm_up_and_counters_begin_after_it():
     assert not any(torch.equal(method.alphas[kind], start[kind]) for kind in KINDS)
     for kind in KINDS:
         assert (method.drawn[kind].sum(-1) == STEPS).all(), "one draw per edge and iteration"
-        assert (method.judged[kind].sum(-1) == STEPS).all()
+        assert (method.judged_draws[kind].sum(-1) == STEPS).all()
 
 
 def test_one_operation_less_per_edge_at_every_slimming_point():
@@ -235,9 +235,9 @@ def test_what_a_slimming_point_keeps_and_what_it_resets():
     assert any(not torch.equal(weights[name], value) for name, value in method.supernet.state_dict().items())
     for kind in KINDS:
         assert method.accuracy[kind].tolist() == stepped[kind]["accuracy"], "A is kept"
-        assert not method.drawn[kind].any(), "F begins anew"
+        assert not method.drawn[kind].any(), "F is reset"
         assert torch.tensor(stepped[kind]["drawn"]).sum(-1).tolist() == [2 * STEPS] * 14
-    assert not method.architect.optimiser.state, "Adam begins anew"
+    assert not method.architect.optimiser.state, "Adam is reset"
 
 
 def test_a_slimming_point_itself_changes_no_weight_and_no_alpha():
@@ -254,7 +254,7 @@ def test_a_slimming_point_itself_changes_no_weight_and_no_alpha():
 def test_pruned_operations_do_not_run_and_the_search_gets_cheaper(monkeypatch):
     method, _ = searching(4)
     monkeypatch.setattr(Remembering, "counts", True)
-    method.count()
+    method.keep(method.alive)
     assert method.alive_now == 6
     ran = set()
     for cell, kind in zip(method.supernet.cells, method.supernet.kinds, strict=True):

@@ -21,11 +21,12 @@ from nas.spaces.blocks.ops import supernet_op
 from nas.spaces.darts.cells import FoundCell, MixedCell, MixedOp
 from nas.spaces.darts.layered import KINDS, LayeredSpace
 from stages.derive import width_like
-from tests.methods.settings import PRESET, STEPS, Remembering, advance, batch, build, in_double
+from tests.methods.settings import PRESET, STEPS, Remembering, advance, batch, build, common, in_double
 from tests.methods.test_methods import assert_equal, saved
 
 lfr: Any = method_module("lfr_darts")
 SPACE = LayeredSpace()
+STAGES = SPACE.stages
 SKIP, D5 = PRIMITIVES.index("skip_connect"), PRIMITIVES.index("dil_conv_5x5")
 FULL = {"epochs_each": 25, "warmup": 10, "n_grow": 4}
 SHORT = {"epochs_each": 2, "warmup": 1}
@@ -59,25 +60,25 @@ def table(rows):
 )
 def test_the_supernet_deepens_from_iteration_to_iteration(changes, depths):
     found = params(**changes)
-    assert [len(lfr.row(found, at)) for at in range(len(found.iterations) + 1)] == depths
+    assert [len(lfr.row(found, STAGES, at)) for at in range(len(found.iterations(STAGES)) + 1)] == depths
 
 
 @pytest.mark.parametrize(("changes", "expected"), [(FULL, 225), ({"epochs_each": 3, "warmup": 1}, 27)])
 def test_the_mixed_cells_times_epochs_of_the_notes(changes, expected):
     found = params(**changes)
     mixed = 0
-    for at in range(len(found.iterations)):
-        earlier = {kind for group in found.iterations[:at] for kind in group}
-        mixed += sum(kind not in earlier for kind in lfr.row(found, at))
+    for at in range(len(found.iterations(STAGES))):
+        earlier = {kind for group in found.iterations(STAGES)[:at] for kind in group}
+        mixed += sum(kind not in earlier for kind in lfr.row(found, STAGES, at))
     assert mixed * found.epochs_each == expected
 
 
 @pytest.mark.parametrize(("joint", "strides"), [(True, [2, 4, 4]), (False, [1, 2, 2, 4, 4])])
 def test_without_a_future_the_network_ends_with_the_current_stage(joint, strides):
     found = params(future="absent", joint_reduction=joint)
-    rows = [lfr.row(found, at) for at in range(len(found.iterations))]
+    rows = [lfr.row(found, STAGES, at) for at in range(len(found.iterations(STAGES)))]
     assert [2 ** sum(kind.startswith("reduce") for kind in row) for row in rows] == strides
-    for row, group in zip(rows, found.iterations, strict=True):
+    for row, group in zip(rows, found.iterations(STAGES), strict=True):
         assert row[-1] == group[-1]
 
 
@@ -86,11 +87,11 @@ def test_any_ordered_partition_is_a_plan_in_which_every_type_is_found_once(order
     bounds = [0, *sorted(cuts), len(order)]
     groups = [list(order[a:b]) for a, b in pairwise(bounds)]
     found = params(groups=groups)
-    assert [kind for group in found.iterations for kind in group] == list(order)
+    assert [kind for group in found.iterations(STAGES) for kind in group] == list(order)
     for at in range(len(groups) + 1):
-        row = lfr.row(found, at)
+        row = lfr.row(found, STAGES, at)
         assert list(dict.fromkeys(row)) == list(KINDS), "the row is in order of depth, whatever is searched first"
-    assert len(lfr.row(found, len(groups))) == 2 + 3 * found.n_grow
+    assert len(lfr.row(found, STAGES, len(groups))) == 2 + 3 * found.n_grow
 
 
 @pytest.mark.parametrize(
@@ -111,8 +112,8 @@ def test_any_ordered_partition_is_a_plan_in_which_every_type_is_found_once(order
     ],
 )
 def test_params_that_contradict_each_other_are_refused(changes, message):
-    with pytest.raises(ValidationError, match=message):
-        params(**changes)
+    with pytest.raises(ValueError, match=message):
+        params(**changes).check(common(), SPACE)
 
 
 def test_skip_dropout_follows_pdarts_within_an_iteration():
@@ -471,7 +472,7 @@ def test_the_unrolled_gradient_is_that_of_the_step_which_the_weights_would_take(
         return [torch.zeros_like(alpha) for alpha in given[3]]
 
     monkeypatch.setattr(relaxed, "unrolled_gradient", noted)
-    method.alpha_step(batch(5), batch(6))
+    method.alpha_gradients(batch(5), batch(6))
     ((train_loss, valid_loss, weights, alphas, velocity, lr, momentum, decay),) = seen
     common = method.setting.common
     assert (lr, momentum, decay) == (method.trainer.lr, common.momentum, common.weight_decay)
@@ -484,5 +485,5 @@ def test_the_unrolled_gradient_is_that_of_the_step_which_the_weights_would_take(
 
 
 def test_a_control_can_be_asked_for_once():
-    with pytest.raises(ValidationError, match="a control stands twice"):
+    with pytest.raises(ValidationError, match="a control is named twice"):
         lfr.DeriveParams(rule="collected", controls=("swapped", "swapped"))

@@ -24,6 +24,8 @@ KINDS = ("normal_1", "reduce_1", "normal_2", "reduce_2", "normal_3")  # in order
 
 @register_space("layered")
 class LayeredSpace(EdgeSpace):
+    stages = (("normal_1", "reduce_1"), ("normal_2", "reduce_2"), ("normal_3",))
+
     def variables(self) -> dict[str, tuple[tuple[str, ...], ...]]:
         return {kind: (PRIMITIVES,) * len(EDGES) for kind in KINDS}
 

@@ -21,6 +21,8 @@ from nas.spaces.registry import register_space
 
 @register_space("nasbench201_layered")
 class NasBench201LayeredSpace(EveryEdge):
+    stages = (("cell_1",), ("cell_2",), ("cell_3",))
+
     def variables(self) -> dict[str, tuple[tuple[str, ...], ...]]:
         return {kind: (OPERATIONS,) * len(EDGES) for kind in KINDS}
 

@@ -37,6 +37,8 @@ class EveryEdge(EdgeSpace):
 
 @register_space("nasbench201")
 class NasBench201Space(EveryEdge, CategoricalSpace):
+    has_table = True
+
     def variables(self) -> dict[str, tuple[tuple[str, ...], ...]]:
         return {KIND: (OPERATIONS,) * len(EDGES)}
 
