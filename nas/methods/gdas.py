@@ -1,9 +1,9 @@
 """GDAS: every pass runs one operation per edge, a Gumbel sample of softmax(alpha) with a straight-through gradient.
 
 Source: Dong, Yang, CVPR 2019, arXiv 1910.04465, section 3; the order of the two steps and the course of the temperature
-are those of the code (D-X-Y/AutoDL-Projects, GDAS.py). As there, only the sampled operation runs, times 1 + p - stop(p),
-where p is its share in the sample, so the gradient reaches all alphas of the edge. Ours: the code also adds the weights
-of the other operations, zeros that have a gradient; epochs are judged by the operation of largest alpha; DARTS' rule.
+are those of the code (D-X-Y/AutoDL-Projects, GDAS.py). As there, only the sampled operation runs, times 1 + p - stop(p)
+with p its share in the sample, so the gradient reaches all alphas of the edge. Ours: the zeros that the code adds for
+the other operations (they have a gradient) are left out; epochs are judged by the operation of largest alpha.
 The sampled operations are read from the device, so every step waits for it.
 """
 
