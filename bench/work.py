@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from nas.architectures.cell_shape import EDGES
+from nas.architectures.cell_shape import DARTS_EDGES
 from nas.architectures.darts import PRIMITIVES
 from nas.architectures.genotypes import GENOTYPES
 from nas.config.params import SearchCommon, Size
@@ -93,10 +93,10 @@ def search_halves(engine: str, work: Work) -> tuple[Step, Callable[[HardMix | No
     device = torch.device(work.device)
     network = supernet.to(device) if reference else place(supernet, device, *arithmetic_of(engine))
     images, labels = work.batches(torch.contiguous_format if reference else torch.channels_last)
-    alphas = [(1e-3 * torch.randn(len(EDGES), len(PRIMITIVES))).to(device).requires_grad_() for _ in KINDS]
+    alphas = [(1e-3 * torch.randn(len(DARTS_EDGES), len(PRIMITIVES))).to(device).requires_grad_() for _ in KINDS]
     alpha_optimiser = torch.optim.Adam(alphas, 3e-4, (0.5, 0.999), weight_decay=1e-3)
     runs = [PRIMITIVES.index(name) for name in work.ops]
-    alive = {kind: [runs] * len(EDGES) for kind in KINDS} if runs else None
+    alive = {kind: [runs] * len(DARTS_EDGES) for kind in KINDS} if runs else None
 
     def soft() -> SoftMix:
         return SoftMix({kind: alpha.softmax(-1) for kind, alpha in zip(KINDS, alphas, strict=True)}, alive)
@@ -188,5 +188,5 @@ def retraining(
 
 def random_choices(generator: torch.Generator) -> HardMix:
     """One operation per edge, drawn uniformly."""
-    draw = torch.randint(len(PRIMITIVES), (len(KINDS), len(EDGES)), generator=generator).tolist()
+    draw = torch.randint(len(PRIMITIVES), (len(KINDS), len(DARTS_EDGES)), generator=generator).tolist()
     return HardMix(dict(zip(KINDS, draw, strict=True)))

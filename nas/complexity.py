@@ -1,16 +1,20 @@
-"""Parameters and multiply-adds by one convention, used by search, tables and tests.
+"""Parameters and multiply-adds by one convention, used by searches, tables and tests.
 
-Parameters: every trainable number of the network that is evaluated, so without the auxiliary head.
-Multiply-adds: one multiplication with its addition counts once; convolutions and linear layers alone (no batch norm,
+Parameters: all trainable numbers of the network that is evaluated, so without the auxiliary head.
+Multiply-adds: one multiplication with its addition counts once; convolutions and linear layers only (no batch norm,
 pooling, activation, bias or addition); one image; the network in evaluation mode. Figures in the literature are often
-2 to 8 % higher, because they count some of what is left out here: DARTS_V2 on ImageNet has 530 M here, 574 M in print.
+2 to 8 % higher because they include some of what is left out here: DARTS_V2 on ImageNet has 530 M here, 574 M in print.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 
 @dataclass(frozen=True)
@@ -28,32 +32,37 @@ class Count:
 
 
 def count(build: Callable[[], nn.Module], shape: tuple[int, int, int], *inputs: object) -> Count:
-    """Count the network that `build` makes, for one image of `shape` (C, H, W). Computes nothing: shapes alone flow.
+    """Count the network that `build` returns, for one image of `shape` (C, H, W).
 
-    `inputs` are what its forward takes beside the images.
+    The network runs on the CPU without its expensive operations: only shapes are right, no result is. Neither the
+    weights nor anything else draws random numbers. `inputs` are the further arguments of its forward.
     """
-    with torch.device("meta"), torch.no_grad():
+    network, macs = macs_by_module(build, shape, *inputs)
+    return Count(params=parameters(network), macs=sum(macs.values()))
+
+
+def macs_by_module(
+    build: Callable[[], nn.Module], shape: tuple[int, int, int], *inputs: object
+) -> tuple[nn.Module, dict[str, int]]:
+    """The network, without usable weights, and what `count` adds up, by the name of the convolution or linear layer."""
+    macs: dict[str, int] = {}
+
+    def add(name: str, module: nn.Module, _: object, output: Tensor) -> None:
+        macs[name] = macs.get(name, 0) + output[0].numel() * _macs_per_output(module)
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), _ShapesOnly():
         network = build().eval()
-        macs = 0
-
-        def add(module: nn.Module, _: object, output: Tensor) -> None:
-            nonlocal macs
-            macs += output[0].numel() * _macs_per_output(module)
-
-        for module in network.modules():
+        for name, module in network.named_modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                module.register_forward_hook(add)
-            if isinstance(module, nn.BatchNorm2d):
-                # keeps shapes; on the meta device the real one takes most of the time
-                setattr(module, "forward", _as_it_is)  # noqa: B010 (mypy minds a method that is assigned)
-        network(torch.zeros(1, *shape), *inputs)
-    return Count(params=parameters(network), macs=macs)
+                module.register_forward_hook(partial(add, name))
+        network(_hollow(1, *shape), *inputs)
+    return network, macs
 
 
 def nearest_width(params_at: Callable[[int], int], target: int, start: int) -> int:
-    """The even width, 2 or more, at which a network comes nearest to `target` parameters (ties: the narrower).
+    """The even width of at least 2 whose network is nearest to `target` parameters (ties: the narrower).
 
-    `params_at` grows with the width; `start` is where to look first.
+    `params_at` must grow with the width; `start` is the first width to try.
     """
     width = start
     while params_at(width) < target:
@@ -64,12 +73,11 @@ def nearest_width(params_at: Callable[[int], int], target: int, start: int) -> i
     return below if target - params_at(below) <= params_at(width) - target else width
 
 
-def _as_it_is(x: Tensor) -> Tensor:
-    return x
-
-
 def parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
+
+
+# --- A forward pass of shapes. torch's meta device does the same, but its first use imports 900 modules (2 s).
 
 
 def _macs_per_output(module: nn.Module) -> int:
@@ -77,3 +85,65 @@ def _macs_per_output(module: nn.Module) -> int:
         return module.in_features
     assert isinstance(module, nn.Conv2d)
     return module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
+
+
+class _ShapesOnly(TorchFunctionMode):
+    """Replaces the expensive functions by others whose result has the right shape; leaves weights uninitialised."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return _SHAPES.get(func, func)(*args, **(kwargs or {}))
+
+
+def _hollow(*shape: int) -> Tensor:
+    """Zeros of this shape in the memory of one number."""
+    return torch.zeros(()).expand(shape)
+
+
+def _unchanged(x: Tensor, *_: object, **__: object) -> Tensor:
+    return x
+
+
+def _uninitialised(tensor: Tensor, *_: object, **__: object) -> Tensor:
+    return tensor
+
+
+def _linear(x: Tensor, weight: Tensor, bias: object = None) -> Tensor:
+    return _hollow(*x.shape[:-1], len(weight))
+
+
+def _conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: object = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Raises ValueError if x does not have the channels that the weight expects."""
+    if x.shape[1] != weight.shape[1] * groups:
+        raise ValueError(f"a convolution expects {weight.shape[1] * groups} channels, not {x.shape[1]}")
+    sides = (
+        (side + 2 * pad - spread * (kernel - 1) - 1) // step + 1
+        for side, kernel, step, pad, spread in zip(
+            x.shape[2:], weight.shape[2:], _pair(stride), _pair(padding), _pair(dilation), strict=True
+        )
+    )
+    return _hollow(x.shape[0], len(weight), *sides)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+_SHAPES: dict[Any, Callable[..., Any]] = {
+    nn.init.kaiming_uniform_: _uninitialised,
+    nn.init.uniform_: _uninitialised,
+    F.conv2d: _conv2d,
+    F.linear: _linear,
+    F.batch_norm: _unchanged,
+    F.relu: _unchanged,
+    F.relu6: _unchanged,
+}

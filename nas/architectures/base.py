@@ -37,7 +37,7 @@ class Architecture(BaseModel):
     """Base of the records; a space adds its own fields and checks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-    kinds: ClassVar[dict[str, type["Architecture"]]] = {}
+    classes: ClassVar[dict[str, type["Architecture"]]] = {}
 
     schema_version: Literal[1] = 1
     space: str
@@ -60,7 +60,7 @@ class Architecture(BaseModel):
         if not isinstance(space, str) or space not in SPACES:
             raise ArchitectureError(f"space {space!r} is not known; known: {', '.join(sorted(SPACES))}")
         import_module(SPACES[space].record)
-        return Architecture.kinds[space].parse(value)
+        return Architecture.classes[space].parse(value)
 
     @classmethod
     def parse(cls, value: Mapping[str, Any]) -> Self:
@@ -88,21 +88,21 @@ def register_architecture(space: str) -> Callable[[A], A]:
     """File a record class under its space; a second registration raises."""
 
     def register(kind: A) -> A:
-        if space in Architecture.kinds:
+        if space in Architecture.classes:
             raise ValueError(f"'{space}' is already registered")
-        Architecture.kinds[space] = kind
+        Architecture.classes[space] = kind
         return kind
 
     return register
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+def as_tuples(value: Any) -> Any:
+    return tuple(as_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 Pair = tuple[str, int]  # operation, predecessor
-Cell = Annotated[tuple[Pair, ...], BeforeValidator(_tuples)]  # pairs 2k and 2k+1 belong to node k + 2
-Concat = Annotated[tuple[int, ...], BeforeValidator(_tuples)]
+Cell = Annotated[tuple[Pair, ...], BeforeValidator(as_tuples)]  # pairs 2k and 2k+1 belong to node k + 2
+Concat = Annotated[tuple[int, ...], BeforeValidator(as_tuples)]
 
 
 def cell_graph(name: str, cell: Cell, concat: Concat) -> CellGraph:

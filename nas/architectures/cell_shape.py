@@ -1,7 +1,9 @@
 """The shape of a cell and of a network of cells (DARTS, section 2.1). Imports nothing."""
 
 NODES = 4  # intermediate nodes of a cell, numbered 2..5 after the two inputs
-EDGES = tuple((node, pred) for node in range(2, 2 + NODES) for pred in range(node))  # edge e = offset(node) + pred
+DARTS_EDGES = tuple(
+    (node, pred) for node in range(2, 2 + NODES) for pred in range(node)
+)  # edge e = offset(node) + pred
 
 
 def reductions(cells: int) -> tuple[int, int]:
@@ -9,6 +11,6 @@ def reductions(cells: int) -> tuple[int, int]:
     return cells // 3, 2 * cells // 3
 
 
-def is_reduction(kind: str) -> bool:
+def is_reduction(cell_type: str) -> bool:
     """Whether a cell type halves the map and doubles the channels, by its name."""
-    return kind.startswith("reduce")
+    return cell_type.startswith("reduce")

@@ -10,18 +10,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from nas.architectures.base import (
     Architecture,
     CellGraph,
-    _tuples,
+    as_tuples,
     register_architecture,
 )
-from nas.architectures.cell_shape import EDGES as EDGES
-from nas.architectures.cell_shape import NODES as NODES
-from nas.architectures.cell_shape import reductions
+from nas.architectures.cell_shape import DARTS_EDGES, NODES, reductions
 from nas.architectures.channel_masks import Gates, Masks, closed, dead_node, every, to_hex
 from nas.architectures.channel_sizes import OPERATIONS
 from nas.architectures.channel_transfer import TransferError, repeat, resized, topk
 
-Sets = Annotated[tuple[str, ...], BeforeValidator(_tuples)]  # per edge a set of channels, channel_masks.to_hex
-ScoreTable = Annotated[tuple[tuple[tuple[tuple[float, ...], ...], ...], ...], BeforeValidator(_tuples)]
+Sets = Annotated[tuple[str, ...], BeforeValidator(as_tuples)]  # per edge a set of channels, channel_masks.to_hex
+ScoreTable = Annotated[tuple[tuple[tuple[tuple[float, ...], ...], ...], ...], BeforeValidator(as_tuples)]
 
 
 class CellGates(BaseModel):
@@ -42,8 +40,8 @@ class CellGates(BaseModel):
         """The sets as ints; ValueError names the one that is none."""
         for kind in ("op", "mid", "skip"):
             texts = getattr(self, kind)
-            if len(texts) != len(EDGES):
-                raise ValueError(f"{name}, {kind}: {len(texts)} edges, expected {len(EDGES)}")
+            if len(texts) != len(DARTS_EDGES):
+                raise ValueError(f"{name}, {kind}: {len(texts)} edges, expected {len(DARTS_EDGES)}")
             for e, text in enumerate(texts):
                 if not re.fullmatch(r"[0-9a-f]+", text) or to_hex(int(text, 16) & every(width), width) != text:
                     raise ValueError(f"{name}, {kind} of edge {e}: {text!r} is no set of {width} channels")
@@ -66,7 +64,7 @@ class ChannelArchitecture(Architecture):
     resize: Literal["refuse", "repeat", "topk"]
     form: Literal["compact", "masked"]
     channels: int = Field(ge=2, multiple_of=2)
-    cells: Annotated[tuple[CellGates, ...], BeforeValidator(_tuples)] = Field(min_length=3)
+    cells: Annotated[tuple[CellGates, ...], BeforeValidator(as_tuples)] = Field(min_length=3)
     scores: ScoreTable | None = None
 
     @staticmethod
@@ -99,7 +97,7 @@ class ChannelArchitecture(Architecture):
         if (self.resize == "topk") != (self.scores is not None):
             raise ValueError("'scores' are required with resize: topk, and null with any other")
         if self.scores is not None:
-            shape = [[[width] * 3] * len(EDGES) for width in self.masks.widths]
+            shape = [[[width] * 3] * len(DARTS_EDGES) for width in self.masks.widths]
             if [[[len(s) for s in edge] for edge in cell] for cell in self.scores] != shape:
                 raise ValueError("'scores' have not the shape of the gates")
         return self
@@ -136,7 +134,7 @@ class ChannelArchitecture(Architecture):
 def gates_graph(name: str, op: str, cell: Sequence[Gates]) -> CellGraph:
     names = ["c[k-2]", "c[k-1]", *(str(node) for node in range(NODES))]
     edges = []
-    for (node, pred), gates in zip(EDGES, cell, strict=True):
+    for (node, pred), gates in zip(DARTS_EDGES, cell, strict=True):
         s, k = gates.op.bit_count(), gates.skip.bit_count()
         label = f"{op} ({s}) + skip ({k})" if s and k else f"{op} ({s})" if s else f"skip_connect ({k})"
         edges += [(names[pred], names[node], label)] if s or k else []

@@ -11,7 +11,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from nas.architectures.cell_shape import EDGES, NODES, reductions
+from nas.architectures.cell_shape import DARTS_EDGES, NODES, reductions
 
 
 class Gates(NamedTuple):
@@ -22,7 +22,7 @@ class Gates(NamedTuple):
     skip: int
 
 
-Cell = tuple[Gates, ...]  # in the order of EDGES
+Cell = tuple[Gates, ...]  # in the order of DARTS_EDGES
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def all_open(width: int) -> Gates:
 
 def uniform(op: str, cells: int, channels: int, gates: Callable[[int], Gates] = all_open) -> Masks:
     """The same gates on every edge of a cell, `gates` of its width."""
-    return Masks(op, channels, tuple((gates(width),) * len(EDGES) for width in widths(cells, channels)))
+    return Masks(op, channels, tuple((gates(width),) * len(DARTS_EDGES) for width in widths(cells, channels)))
 
 
 def closed(masks: Masks) -> Masks:
@@ -89,7 +89,7 @@ def closed(masks: Masks) -> Masks:
 def _closed(cell: Cell, width: int) -> Cell:
     alive = [every(width)] * 2 + [0] * NODES
     found = []
-    for (node, pred), (op, mid, skip) in zip(EDGES, cell, strict=True):
+    for (node, pred), (op, mid, skip) in zip(DARTS_EDGES, cell, strict=True):
         gates = Gates(op, mid, skip & alive[pred]) if op and mid else Gates(0, 0, skip & alive[pred])
         found.append(gates)
         alive[node] |= gates.op | gates.skip
@@ -99,7 +99,7 @@ def _closed(cell: Cell, width: int) -> Cell:
 def live(cell: Cell, width: int) -> list[int]:
     """U of the six nodes: what reaches nodes 2..5; of the inputs what is used, all of it once an operation reads it."""
     found = [0] * (2 + NODES)
-    for (node, pred), gates in zip(EDGES, cell, strict=True):
+    for (node, pred), gates in zip(DARTS_EDGES, cell, strict=True):
         found[node] |= gates.op | gates.skip
         if pred < 2:
             found[pred] |= every(width) if gates.op else gates.skip
@@ -141,7 +141,7 @@ def statistics(masks: Masks) -> dict[str, Any]:
 
 def _depth(cell: Cell) -> int:
     depths = [0] * (2 + NODES)
-    for (node, pred), gates in zip(EDGES, cell, strict=True):
+    for (node, pred), gates in zip(DARTS_EDGES, cell, strict=True):
         if gates.op or gates.skip:
             depths[node] = max(depths[node], depths[pred] + (gates.op > 0))
     return max(depths)

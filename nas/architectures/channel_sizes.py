@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple, Protocol
 
-from nas.architectures.cell_shape import EDGES, reductions
+from nas.architectures.cell_shape import DARTS_EDGES, reductions
 from nas.architectures.channel_masks import Cell, Gates, Masks, every, live, uniform
 
 STEM_MULTIPLIER = 3
@@ -112,7 +112,7 @@ def effective(masks: Masks, form: Form, stem: str = "cifar") -> Sizes:
         for c_in, c_out in zip(place.inputs, place.alive[:2], strict=True):
             params += (c_in + 2) * c_out
             macs += c_in * c_out * place.pixels_in
-        for (_, pred), gates in zip(EDGES, place.cell, strict=True):
+        for (_, pred), gates in zip(DARTS_EDGES, place.cell, strict=True):
             if gates.op:
                 weights, norms = operation.sizes(place.alive[pred], gates.mid.bit_count(), gates.op.bit_count())
                 params += weights + norms
@@ -135,7 +135,7 @@ def first_halves(masks: Masks, form: Form, stem: str = "cifar") -> int:
     operation = OPERATIONS[masks.op]
     wires = uniform(masks.op, len(masks.cells), masks.channels, lambda w: Gates(0, 0, every(w)))
     fixed = effective(wires, form, stem)
-    return fixed.params + sum(len(EDGES) * (operation.convolution(c, c) + 2 * c) for c in masks.widths)
+    return fixed.params + sum(len(DARTS_EDGES) * (operation.convolution(c, c) + 2 * c) for c in masks.widths)
 
 
 # --- What a single gate costs
@@ -155,19 +155,19 @@ def marginal(masks: Masks, form: Form, stem: str = "cifar") -> list[list[Costs]]
         readers = places[k + 1].alive[1] if k + 1 < len(places) else form.classes
         readers += places[k + 2].alive[0] if k + 2 < len(places) else 0
         nodes = [readers + sum(_read(operation, place.cell, node)) for node in range(6)]
-        found.append([_costs(operation, place, e, nodes[node]) for e, (node, _) in enumerate(EDGES)])
+        found.append([_costs(operation, place, e, nodes[node]) for e, (node, _) in enumerate(DARTS_EDGES)])
     return found
 
 
 def _read(operation: Operation, cell: Cell, node: int) -> Iterator[int]:
     """Parameters that one channel of the node costs each edge that leaves it."""
-    for (_, pred), gates in zip(EDGES, cell, strict=True):
+    for (_, pred), gates in zip(DARTS_EDGES, cell, strict=True):
         if pred == node and gates.op:
             yield operation.convolution(1, (gates.mid if operation.double else gates.op).bit_count())
 
 
 def _costs(operation: Operation, place: _Place, edge: int, of_channel: int) -> Costs:
-    node, pred = EDGES[edge]
+    node, pred = DARTS_EDGES[edge]
     gates, alone = place.cell[edge], _fed_once(place.cell, node)
     u, m, s = place.alive[pred], gates.mid.bit_count(), gates.op.bit_count()
     whole = sum(operation.sizes(u, m, s))
@@ -184,7 +184,7 @@ def _costs(operation: Operation, place: _Place, edge: int, of_channel: int) -> C
 def _fed_once(cell: Cell, node: int) -> int:
     """Channels of a node that a single gate keeps alive."""
     once = twice = 0
-    for (j, _), gates in zip(EDGES, cell, strict=True):
+    for (j, _), gates in zip(DARTS_EDGES, cell, strict=True):
         for channels in (gates.op, gates.skip) if j == node else ():
             twice |= once & channels
             once |= channels

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from nas.architectures.cell_shape import EDGES, reductions
+from nas.architectures.cell_shape import DARTS_EDGES, reductions
 from nas.architectures.channel_masks import Gates, Masks, closed, dead_node, every, widths
 
 Scores = Sequence[Sequence[Sequence[Sequence[float]]]]  # [cells][edges][op, mid, skip][channels]
@@ -62,7 +62,7 @@ def resized(
     for source, width in zip(sources, widths(cells, channels), strict=True):
         old = masks.widths[source]
         edges = []
-        for e in range(len(EDGES)):
+        for e in range(len(DARTS_EDGES)):
             given = scores[source][e] if scores is not None else [[0.0] * old] * 3
             op, mid, skip = (stretch(s, old, by, width) for s, by in zip(masks.cells[source][e], given, strict=True))
             edges.append(Gates(op, mid, every(width) & ~op if fallback else skip))

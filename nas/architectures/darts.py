@@ -4,9 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
 
-from nas.architectures.base import Architecture, Cell, CellGraph, Concat, _tuples, cell_graph, register_architecture
-from nas.architectures.cell_shape import EDGES as EDGES
-from nas.architectures.cell_shape import NODES as NODES
+from nas.architectures.base import Architecture, Cell, CellGraph, Concat, as_tuples, cell_graph, register_architecture
+from nas.architectures.cell_shape import NODES
 
 PRIMITIVES = (  # DARTS' list in DARTS' order: the index of an operation is its column in an alpha table
     "none",
@@ -72,7 +71,7 @@ def check_concats(record: Any) -> None:
             raise ValueError(f"{name} must be {list(CONCAT)}")
 
 
-STAGES = ("shallow", "middle", "deep")  # stretches of equal resolution, between them the reduction cells
+STAGE_NAMES = ("shallow", "middle", "deep")  # stretches of equal resolution, between them the reduction cells
 
 
 @register_architecture("layered")
@@ -84,16 +83,16 @@ class LayeredArchitecture(Architecture):
     """
 
     space: Literal["layered"] = "layered"
-    stages: Annotated[tuple[str, ...], BeforeValidator(_tuples)] = STAGES
-    normal: Annotated[tuple[Cell, Cell, Cell], BeforeValidator(_tuples)]
+    stages: Annotated[tuple[str, ...], BeforeValidator(as_tuples)] = STAGE_NAMES
+    normal: Annotated[tuple[Cell, Cell, Cell], BeforeValidator(as_tuples)]
     normal_concat: Concat = CONCAT
-    reduce: Annotated[tuple[Cell, Cell], BeforeValidator(_tuples)]
+    reduce: Annotated[tuple[Cell, Cell], BeforeValidator(as_tuples)]
     reduce_concat: Concat = CONCAT
 
     @model_validator(mode="after")
     def cells_are_valid(self) -> Self:
-        if self.stages != STAGES:
-            raise ValueError(f"stages must be {list(STAGES)}, in this order")
+        if self.stages != STAGE_NAMES:
+            raise ValueError(f"stages must be {list(STAGE_NAMES)}, in this order")
         for name, cell in self.cells.items():
             check_cell(name, cell)
         check_concats(self)

@@ -5,8 +5,6 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from nas.architectures.base import Architecture, Cell, CellGraph, cell_graph, register_architecture
-from nas.architectures.cell_shape import EDGES as EDGES
-from nas.architectures.cell_shape import NODES as NODES
 
 ENAS_OPS = ("identity", "avg_pool_3x3", "max_pool_3x3", "sep_conv_3x3", "sep_conv_5x5")  # in the order of ASNG-NAS
 ENAS_NODES = 5  # of a cell of the space `enas`, numbered 2..6 after the two inputs

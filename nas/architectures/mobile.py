@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
 
-from nas.architectures.base import Architecture, CellGraph, _tuples, register_architecture
+from nas.architectures.base import Architecture, CellGraph, as_tuples, register_architecture
 
 MOBILE_OPS = {
     f"mbconv{expansion}_{kernel}x{kernel}": (kernel, expansion) for kernel in (3, 5, 7) for expansion in (3, 6)
@@ -72,7 +72,7 @@ class ChainArchitecture(Architecture):
     """The name of the block at each position of a chain."""
 
     of: ClassVar[Chain]
-    blocks: Annotated[tuple[str, ...], BeforeValidator(_tuples)]
+    blocks: Annotated[tuple[str, ...], BeforeValidator(as_tuples)]
 
     @model_validator(mode="after")
     def blocks_are_valid(self) -> Self:

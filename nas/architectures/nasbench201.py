@@ -14,9 +14,16 @@ from pydantic import BeforeValidator, model_validator
 from nas.architectures.base import Architecture, ArchitectureError, CellGraph, register_architecture
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")  # in the benchmark's order
-KINDS = ("cell_1", "cell_2", "cell_3")  # of `nasbench201_layered`, in order of depth
-EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))  # (node, predecessor); node 0 is the input, node 3 the output
-CELLS = len(OPERATIONS) ** len(EDGES)  # 15,625
+CELL_TYPES = ("cell_1", "cell_2", "cell_3")  # of `nasbench201_layered`, in order of depth
+NASBENCH201_EDGES = (
+    (1, 0),
+    (2, 0),
+    (2, 1),
+    (3, 0),
+    (3, 1),
+    (3, 2),
+)  # (node, predecessor); node 0 is the input, node 3 the output
+CELLS = len(OPERATIONS) ** len(NASBENCH201_EDGES)  # 15,625
 ZERO = "#"  # how the benchmark writes what is zero everywhere
 FORM = "|op~0|+|op~0|op~1|+|op~0|op~1|op~2|"
 
@@ -30,7 +37,7 @@ Operations = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
 
 @register_architecture("nasbench201")
 class NasBench201Architecture(Architecture):
-    """The operation of each edge, in the order of EDGES."""
+    """The operation of each edge, in the order of NASBENCH201_EDGES."""
 
     space: Literal["nasbench201"] = "nasbench201"
     operations: Operations
@@ -83,10 +90,10 @@ class NasBench201LayeredArchitecture(Architecture):
     def read(texts: Sequence[str]) -> "NasBench201LayeredArchitecture":
         """The cells of the benchmark's strings, shallow to deep; one alone stands in every stage."""
         cells = [NasBench201Architecture.read(text).operations for text in texts]
-        if len(cells) not in (1, len(KINDS)):
-            raise ArchitectureError(f"{len(cells)} cells, expected {len(KINDS)}, one per stage, or one for all")
-        stages = cells * len(KINDS) if len(cells) == 1 else cells
-        return NasBench201LayeredArchitecture.parse(dict(zip(KINDS, stages, strict=True)))
+        if len(cells) not in (1, len(CELL_TYPES)):
+            raise ArchitectureError(f"{len(cells)} cells, expected {len(CELL_TYPES)}, one per stage, or one for all")
+        stages = cells * len(CELL_TYPES) if len(cells) == 1 else cells
+        return NasBench201LayeredArchitecture.parse(dict(zip(CELL_TYPES, stages, strict=True)))
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -96,7 +103,7 @@ class NasBench201LayeredArchitecture(Architecture):
     @property
     def cells(self) -> dict[str, tuple[str, ...]]:
         """Cell type -> its operations, in order of depth."""
-        return {kind: getattr(self, kind) for kind in KINDS}
+        return {cell_type: getattr(self, cell_type) for cell_type in CELL_TYPES}
 
     def graphs(self) -> list[CellGraph]:
         return [graph(name, operations) for name, operations in self.cells.items()]
@@ -107,9 +114,9 @@ class NasBench201LayeredArchitecture(Architecture):
 
 
 def check_operations(name: str, operations: Sequence[str]) -> None:
-    if len(operations) != len(EDGES):
-        raise ValueError(f"{name} has {len(operations)} operations, expected {len(EDGES)}, one per edge")
-    for (node, pred), op in zip(EDGES, operations, strict=True):
+    if len(operations) != len(NASBENCH201_EDGES):
+        raise ValueError(f"{name} has {len(operations)} operations, expected {len(NASBENCH201_EDGES)}, one per edge")
+    for (node, pred), op in zip(NASBENCH201_EDGES, operations, strict=True):
         if op not in OPERATIONS:
             found = f"operation {op!r} is not one of {', '.join(OPERATIONS)}"
             raise ValueError(f"{name}, edge {pred} -> {node}: {found}")
@@ -118,7 +125,7 @@ def check_operations(name: str, operations: Sequence[str]) -> None:
 def graph(name: str, operations: Sequence[str]) -> CellGraph:
     """A cell; an edge without a connection is not drawn."""
     names = ("in", "1", "2", "out")
-    edges = zip(EDGES, operations, strict=True)
+    edges = zip(NASBENCH201_EDGES, operations, strict=True)
     drawn = tuple((names[pred], names[node], op) for (node, pred), op in edges if op != "none")
     return CellGraph(name, names[:1], names[1:3], names[3], drawn)
 
@@ -127,7 +134,7 @@ def topology(operations: Sequence[str]) -> str:
     """The key of the output node. The rule keeps the zeros of a sum, so some equal networks differ by them."""
     keys = ["0"]
     for node in range(1, 4):
-        inputs = [(op, keys[pred]) for (n, pred), op in zip(EDGES, operations, strict=True) if n == node]
+        inputs = [(op, keys[pred]) for (n, pred), op in zip(NASBENCH201_EDGES, operations, strict=True) if n == node]
         keys.append("+".join(sorted(passed_on(op, key) for op, key in inputs)))
     return keys[-1]
 

@@ -222,7 +222,7 @@ class Method(RelaxedSearch[Params]):
         earlier = [cell_type for group in self.iterations[:iteration] for cell_type in group]
         discrete = {cell_type: self.found[cell_type] for cell_type in earlier}
         self.growth = Growth(row(params, self.stages, iteration), discrete)
-        self.mixed = [t for t in self.names if t in self.growth.kinds and t not in earlier]
+        self.mixed = [t for t in self.names if t in self.growth.cell_types and t not in earlier]
         trained = self.mixed if params.future == "trainable" else self.current
         older = getattr(self, "supernet", None)
         self.start_training(params.epochs_each, {cell_type: self.shapes[cell_type] for cell_type in trained})
@@ -262,7 +262,7 @@ class Method(RelaxedSearch[Params]):
         return mix, {cell_type: tables[cell_type] for cell_type in self.current}
 
     def figures(self) -> dict[str, Any]:
-        return {"iteration": self.iteration + 1, "cells": len(self.growth.kinds)}
+        return {"iteration": self.iteration + 1, "cells": len(self.growth.cell_types)}
 
     def end_epoch(self, valid_pass: ValidPass) -> dict[str, Any]:
         row = super().end_epoch(valid_pass)
@@ -305,7 +305,7 @@ class Method(RelaxedSearch[Params]):
         """What the iteration worked on, and what the pruning rests on."""
         states = {cell_type: "current" if cell_type in self.current else "future" for cell_type in self.mixed}
         of_cells, network = {"mixed": 0, "found": 0}, cast(Any, self.supernet)
-        for cell_type, cell in zip(network.kinds, network.cells, strict=True):
+        for cell_type, cell in zip(network.cell_types, network.cells, strict=True):
             if cell_type in self.names:  # not a residual block
                 of_cells["mixed" if cell_type in states else "found"] += sum(p.numel() for p in cell.parameters())
         cells = {}
@@ -318,7 +318,7 @@ class Method(RelaxedSearch[Params]):
                 "strengths": [share for _, share in strength],
                 "margins": [] if self.space.none_stays else margins(strength),  # where every edge stays none competes
             }
-        row = [[cell_type, states.get(cell_type, "found")] for cell_type in self.growth.kinds]
+        row = [[cell_type, states.get(cell_type, "found")] for cell_type in self.growth.cell_types]
         return {"epoch": self.epoch, "row": row, "params": of_cells, "cells": cells}
 
     # --- State

@@ -19,7 +19,7 @@ from torch import Tensor
 from nas.complexity import Count
 from nas.config.params import MethodParams
 from nas.config.sections import ParamsError, Section
-from nas.contracts import GATES, GatedSupernet, GateMix, GateSpace
+from nas.contracts.gates import GATES, GatedSupernet, GateMix, GateSpace
 from nas.data.dataset import Batch
 from nas.engine.tasks import Tally
 from nas.methods.shared.base import Derived, ValidPass, frozen
@@ -126,14 +126,14 @@ class Method(SupernetSearch[Params]):
         """The gates that compete: op gates and, where they exist, mid and skip gates."""
         ranked = torch.zeros_like(table)
         ranked[:, OP_GATE] = True
-        ranked[:, MID_GATE] = self.params.mid_gates and "mid" in self.space.kinds
+        ranked[:, MID_GATE] = self.params.mid_gates and "mid" in self.space.gate_kinds
         ranked[:, SKIP_GATE] = self.params.skip_mode == "gated"
         return ranked
 
     def leading_cells(self) -> list[int]:
         """The cell whose gates each cell uses: itself, or with `masks: stage` the first normal cell of its stage."""
         leaders = list(range(len(self.open)))
-        for stage in self.space.stages(self.setting.common) if self.params.masks == "stage" else ():
+        for stage in self.space.cells_of_stages(self.setting.common) if self.params.masks == "stage" else ():
             for cell in stage:
                 leaders[cell] = stage[0]
         return leaders

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.architectures.cell_shape import EDGES, reductions
+from nas.architectures.cell_shape import DARTS_EDGES, reductions
 from nas.architectures.channel import ChannelArchitecture
 from nas.architectures.channel_masks import Gates, statistics
 from nas.architectures.channel_sizes import OPERATIONS
@@ -21,7 +21,7 @@ def kept(architecture: ChannelArchitecture, title: str, path_without_suffix: Pat
         cells = list(architecture.masks.each())
         figure, axes = grid(1, len(kinds), 1.2 + max(2.4, 0.24 * len(cells)), 4.4)
         for place, kind in zip(axes, kinds, strict=True):
-            counts = [[getattr(cell[e], kind).bit_count() for cell, _ in cells] for e in range(len(EDGES))]
+            counts = [[getattr(cell[e], kind).bit_count() for cell, _ in cells] for e in range(len(DARTS_EDGES))]
             shares = [[n / width for n, (_, width) in zip(row, cells, strict=True)] for row in counts]
             place.imshow(shares, vmin=0, vmax=1, aspect="auto", cmap="Blues", interpolation="nearest")
             for e, row in enumerate(counts if len(cells) <= READABLE else []):
@@ -31,7 +31,9 @@ def kept(architecture: ChannelArchitecture, title: str, path_without_suffix: Pat
             place.grid(False)
             place.spines[:].set_visible(False)
             place.set_title(f"Channels {TITLES[kind]}", fontsize=9)
-            place.set_yticks(range(len(EDGES)), [f"{_node(pred)} → {_node(node)}" for node, pred in EDGES], fontsize=7)
+            place.set_yticks(
+                range(len(DARTS_EDGES)), [f"{_node(pred)} → {_node(node)}" for node, pred in DARTS_EDGES], fontsize=7
+            )
             halved = reductions(len(cells))
             names = [f"{k}R" if k in halved else str(k) for k in range(len(cells))]
             place.set_xticks(range(len(cells)), names, fontsize=7 if len(cells) <= 2 * READABLE else 5)

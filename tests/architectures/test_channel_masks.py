@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.architectures.cell_shape import EDGES, NODES, reductions
-from nas.architectures.cell_shape import EDGES as THEIR_EDGES
+from nas.architectures.cell_shape import DARTS_EDGES, NODES, reductions
+from nas.architectures.cell_shape import DARTS_EDGES as THEIR_EDGES
 from nas.architectures.cell_shape import NODES as THEIR_NODES
 from nas.architectures.cell_shape import reductions as their_reductions
 from nas.architectures.channel_masks import (
@@ -32,7 +32,7 @@ SEP = "sep_conv_3x3"
 
 
 def test_the_skeleton_is_that_of_the_other_spaces():
-    assert (EDGES, NODES) == (THEIR_EDGES, THEIR_NODES)
+    assert (DARTS_EDGES, NODES) == (THEIR_EDGES, THEIR_NODES)
     assert [reductions(cells) for cells in range(3, 30)] == [their_reductions(cells) for cells in range(3, 30)]
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nas.architectures.cell_shape import EDGES
+from nas.architectures.cell_shape import DARTS_EDGES
 from nas.architectures.darts import PRIMITIVES
 from nas.contracts import ImageForm, SoftMix
 from nas.data.dataset import Batch
@@ -137,9 +137,9 @@ def test_a_variable_that_the_loss_does_not_see_has_a_zero_gradient():
 
 def table(rows):
     """An alpha table of zeros but for some rows: (node, predecessor) -> row."""
-    alpha = torch.zeros(len(EDGES), len(PRIMITIVES), dtype=torch.float64)
+    alpha = torch.zeros(len(DARTS_EDGES), len(PRIMITIVES), dtype=torch.float64)
     for edge, row in rows.items():
-        alpha[EDGES.index(edge)] = torch.tensor(row, dtype=torch.float64)
+        alpha[DARTS_EDGES.index(edge)] = torch.tensor(row, dtype=torch.float64)
     return alpha
 
 
@@ -242,7 +242,9 @@ def test_a_row_of_the_history_says_what_the_alphas_say():
 
 # --- Remedies against collapse
 
-SKIPPING = table({(node, pred): (0, 0, 0, 3 - 0.1 * pred, 1, 0, 0, 0) for node, pred in EDGES})  # skips win every edge
+SKIPPING = table(
+    {(node, pred): (0, 0, 0, 3 - 0.1 * pred, 1, 0, 0, 0) for node, pred in DARTS_EDGES}
+)  # skips win every edge
 
 
 def skips_of(cell):

@@ -257,7 +257,7 @@ def test_pruned_operations_do_not_run_and_the_search_gets_cheaper(monkeypatch):
     method.keep(method.alive)
     assert method.alive_now == 6
     ran = set()
-    for cell, kind in zip(method.supernet.cells, method.supernet.kinds, strict=True):
+    for cell, kind in zip(method.supernet.cells, method.supernet.cell_types, strict=True):
         for e, edge in enumerate(cell.edges):
             for op, module in enumerate(edge.ops):
                 for parameter in module.parameters():

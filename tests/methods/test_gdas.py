@@ -1,5 +1,7 @@
 """GDAS: samples and their gradient, the temperature, what runs and what it costs, the rule of the cell."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from nas.methods.gdas import DeriveParams, derive
 from nas.spaces.registry import get_space
 from tests.methods.settings import STEPS, TABLED, advance, batch, build, valid_pass
 
-SPACE = get_space("darts")
+SPACE: Any = get_space("darts")
 
 
 def searching(epoch=0, **changes):
@@ -63,7 +65,7 @@ def test_only_the_sampled_operations_learn_weights():
     method.weight_step(batch(0), mix)
     ran = {
         (cell_type, e, op)
-        for cell, cell_type in zip(method.supernet.cells, method.supernet.kinds, strict=True)
+        for cell, cell_type in zip(method.supernet.cells, method.supernet.cell_types, strict=True)
         for e, edge in enumerate(cell.edges)
         for op, module in enumerate(edge.ops)
         if any(parameter.grad is not None for parameter in module.parameters())
@@ -118,7 +120,8 @@ def test_the_cell_has_the_two_strongest_edges_of_each_node_and_never_none():
     alpha[2:5, PRIMITIVES.index("sep_conv_5x5")] = torch.tensor([1.0, 3.0, 2.0])
     state = {"alphas": {"normal": alpha.tolist(), "reduce": alpha.tolist()}}
     (main,) = derive(state, DeriveParams(rule="top2"), SPACE)
-    assert main.architecture.normal[2:4] == (("sep_conv_5x5", 1), ("sep_conv_5x5", 2))
+    architecture: Any = main.architecture
+    assert architecture.normal[2:4] == (("sep_conv_5x5", 1), ("sep_conv_5x5", 2))
 
 
 def test_a_search_moves_alphas():

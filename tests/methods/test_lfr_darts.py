@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nas.architectures.cell_shape import EDGES
+from nas.architectures.cell_shape import DARTS_EDGES
 from nas.architectures.darts import PRIMITIVES, LayeredArchitecture
 from nas.architectures.genotypes import GENOTYPES
 from nas.config.params import Size
@@ -18,8 +18,8 @@ from nas.contracts import ImageForm
 from nas.methods import method_module
 from nas.methods.shared import relaxed
 from nas.spaces.blocks.ops import supernet_op
-from nas.spaces.darts.cells import FoundCell, MixedCell, MixedOp
-from nas.spaces.darts.layered import KINDS, LayeredSpace
+from nas.spaces.darts.cells import DiscreteCell, MixedCell, MixedOp
+from nas.spaces.darts.layered import CELL_TYPES, LayeredSpace
 from stages.derive import width_like
 from tests.methods.settings import PRESET, STEPS, Remembering, advance, batch, build, common, in_double
 from tests.methods.test_methods import assert_equal, saved
@@ -39,9 +39,9 @@ def params(**changes):
 
 def table(rows):
     """14 x 8 zeros with these rows: (node, predecessor) -> eight values."""
-    alpha = torch.zeros(len(EDGES), len(PRIMITIVES), dtype=torch.float64)
+    alpha = torch.zeros(len(DARTS_EDGES), len(PRIMITIVES), dtype=torch.float64)
     for edge, values in rows.items():
-        alpha[EDGES.index(edge)] = torch.tensor(values, dtype=torch.float64)
+        alpha[DARTS_EDGES.index(edge)] = torch.tensor(values, dtype=torch.float64)
     return alpha
 
 
@@ -82,7 +82,7 @@ def test_without_a_future_the_network_ends_with_the_current_stage(joint, strides
         assert row[-1] == group[-1]
 
 
-@given(st.permutations(KINDS), st.lists(st.integers(1, 4), max_size=4, unique=True))
+@given(st.permutations(CELL_TYPES), st.lists(st.integers(1, 4), max_size=4, unique=True))
 def test_any_ordered_partition_is_a_plan_in_which_every_type_is_found_once(order, cuts):
     bounds = [0, *sorted(cuts), len(order)]
     groups = [list(order[a:b]) for a, b in pairwise(bounds)]
@@ -90,7 +90,7 @@ def test_any_ordered_partition_is_a_plan_in_which_every_type_is_found_once(order
     assert [kind for group in found.iterations(STAGES) for kind in group] == list(order)
     for at in range(len(groups) + 1):
         row = lfr.row(found, STAGES, at)
-        assert list(dict.fromkeys(row)) == list(KINDS), "the row is in order of depth, whatever is searched first"
+        assert list(dict.fromkeys(row)) == list(CELL_TYPES), "the row is in order of depth, whatever is searched first"
     assert len(lfr.row(found, STAGES, len(groups))) == 2 + 3 * found.n_grow
 
 
@@ -166,8 +166,8 @@ def test_with_equal_alphas_the_lower_operations_and_predecessors_stay():
 
 def test_an_operation_that_is_not_alive_neither_stays_nor_takes_a_share():
     alive = ALL.clone()
-    alive[EDGES.index((3, 2)), D5] = False
-    alive[EDGES.index((3, 2)), 0] = False
+    alive[DARTS_EDGES.index((3, 2)), D5] = False
+    alive[DARTS_EDGES.index((3, 2)), 0] = False
     strength = lfr.strengths(WORKED, alive)[4]
     assert strength == (1, pytest.approx(1 / 6))
 
@@ -177,7 +177,7 @@ def skips_of(cell):
 
 
 def test_the_weakest_skips_go_until_few_enough_are_left():
-    alpha = table({(node, pred): [0, 0, 0, 1 + 0.1 * node + 0.01 * pred, 0.9, 0, 0, 0] for node, pred in EDGES})
+    alpha = table({(node, pred): [0, 0, 0, 1 + 0.1 * node + 0.01 * pred, 0.9, 0, 0, 0] for node, pred in DARTS_EDGES})
     assert len(skips_of(lfr.prune(alpha, ALL, SPACE, None))) == 8
     cell = lfr.prune(alpha, ALL, SPACE, 2)
     assert [op for op, _ in cell[:6]] == ["sep_conv_3x3"] * 6, "those of node 5 are the strongest"
@@ -240,7 +240,7 @@ def test_states_of_the_cells_from_iteration_to_iteration():
     assert method.search_state()["depth"] == 14
     assert method.epochs == 6
     found = method.search_state()["found"]
-    assert list(found) == list(KINDS)
+    assert list(found) == list(CELL_TYPES)
     (derived,) = lfr.derive(method.search_state(), lfr.DeriveParams(rule="collected", controls=()), SPACE)
     assert derived.architecture.cells == {kind: tuple(map(tuple, pairs)) for kind, pairs in found.items()}
 
@@ -250,9 +250,9 @@ def test_only_current_alphas_learn_and_future_operations_weigh_an_eighth():
     assert set(method.architect.alphas) == {"normal_1", "reduce_1"}
     start = bits(method.alphas)
     advance(method, 0, STEPS)
-    assert all(torch.equal(method.alphas[kind], start[kind]) for kind in KINDS), "no step within the warm-up"
+    assert all(torch.equal(method.alphas[kind], start[kind]) for kind in CELL_TYPES), "no step within the warm-up"
     advance(method, STEPS, 2 * STEPS)
-    for kind in KINDS:
+    for kind in CELL_TYPES:
         changed = not torch.equal(method.alphas[kind], start[kind])
         assert changed == (kind in ("normal_1", "reduce_1"))
     weights = method.mix().weights
@@ -265,8 +265,8 @@ def test_found_cells_hold_no_mixed_edge_and_equal_what_was_committed():
     method = build("lfr_darts", method=SHORT)
     advance(method, 0, 3 * STEPS)
     assert set(method.mixed) == {"normal_2", "reduce_2", "normal_3"}
-    for kind, cell in zip(method.growth.kinds, method.supernet.cells, strict=True):
-        assert isinstance(cell, FoundCell if kind in ("normal_1", "reduce_1") else MixedCell)
+    for kind, cell in zip(method.growth.cell_types, method.supernet.cells, strict=True):
+        assert isinstance(cell, DiscreteCell if kind in ("normal_1", "reduce_1") else MixedCell)
         if kind in method.found:
             assert not any(isinstance(module, MixedOp) for module in cell.modules())
             assert cell.preds == tuple(pred for _, pred in method.found[kind])
@@ -312,7 +312,7 @@ def test_five_iterations_leave_the_reduction_cell_to_an_iteration_of_its_own():
     assert list(method.architect.alphas) == ["normal_1"]
     assert "reduce_1" in method.mixed
     advance(method, 1, 5 * STEPS)
-    assert [list(record["cells"]) for record in method.records] == [[kind] for kind in KINDS]
+    assert [list(record["cells"]) for record in method.records] == [[kind] for kind in CELL_TYPES]
 
 
 def test_the_unrolled_gradient_of_a_step_of_lr_zero_is_that_of_first_order():

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from nas.architectures.nasbench201 import KINDS, OPERATIONS
+from nas.architectures.nasbench201 import CELL_TYPES, OPERATIONS
 from nas.config.sections import ParamsError
 from nas.methods import method_module
 from nas.project import parse
@@ -47,11 +47,11 @@ def test_the_stages_of_a_space_name_its_cell_types_in_order_of_depth(name):
 @pytest.mark.parametrize("joint", [True, False])
 def test_every_iteration_finds_the_cell_of_a_stage_which_is_then_repeated(joint):
     found = params(joint_reduction=joint, n_grow=5)
-    assert found.iterations(SPACE.stages) == tuple((kind,) for kind in KINDS)
+    assert found.iterations(SPACE.stages) == tuple((kind,) for kind in CELL_TYPES)
     assert [len(lfr.row(found, SPACE.stages, at)) for at in range(4)] == [3, 7, 11, 15]
-    assert joined([kind] * 5 for kind in dict.fromkeys(lfr.row(found, SPACE.stages, 3))) == layout(OFFICIAL, KINDS)
+    assert joined([kind] * 5 for kind in dict.fromkeys(lfr.row(found, SPACE.stages, 3))) == layout(OFFICIAL, CELL_TYPES)
     ended = params(future="absent", n_grow=2)
-    assert [lfr.row(ended, SPACE.stages, at)[-1] for at in range(3)] == list(KINDS)
+    assert [lfr.row(ended, SPACE.stages, at)[-1] for at in range(3)] == list(CELL_TYPES)
     assert params(groups=[["cell_3"], ["cell_1", "cell_2"]]).iterations(SPACE.stages) == (
         ("cell_3",),
         ("cell_1", "cell_2"),
@@ -108,7 +108,7 @@ def test_a_search_goes_through_three_iterations():
     assert [row["cells"] for row in rows] == [3, 3, 4, 4, 5, 5]
     states = [" ".join(state for _, state in record["row"]) for record in method.records]
     assert states == ["current future future", "found found current future", "found found found found current"]
-    assert [list(record["cells"]) for record in method.records] == [[kind] for kind in KINDS]
+    assert [list(record["cells"]) for record in method.records] == [[kind] for kind in CELL_TYPES]
     assert method.search_state()["depth"] == 6
     for record, mixed in zip(method.records, (2**2 + 4**2 + 8**2, 4**2 + 8**2, 8**2), strict=True):
         assert record["params"]["mixed"] == 6 * 10 * mixed
@@ -200,7 +200,7 @@ def test_the_controls_repeat_or_swap_the_cells_of_the_stages():
     controls = ("repeat_1", "repeat_3", "swapped")
     state = {"found": {kind: [list(pair) for pair in cell] for kind, cell in sorted(CELLS.items(), reverse=True)}}
     found = lfr.derive(state, lfr.DeriveParams(rule="collected", controls=controls), SPACE)
-    one, two, three = (tuple(op for op, _ in CELLS[kind]) for kind in KINDS)
+    one, two, three = (tuple(op for op, _ in CELLS[kind]) for kind in CELL_TYPES)
     stages = {derived.name: tuple(derived.architecture.cells.values()) for derived in found}
     expected = {"main": (one, two, three), "repeat_1": (one,) * 3, "repeat_3": (three,) * 3}
     assert stages == {**expected, "swapped": (three, two, one)}

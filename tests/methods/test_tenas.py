@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from nas.architectures.channel_masks import closed, dead_node
 from nas.architectures.channel_sizes import effective
 from nas.config.sections import ParamsError
-from nas.contracts import GATES, ImageForm
+from nas.contracts import ImageForm
+from nas.contracts.gates import GATES
 from nas.spaces.channel.space import ChannelSpace
 from nas.spaces.channel.tables import to_masks
 from tests.methods.settings import FORM, PRESET, STEPS, WINDOW, advance, batch, build

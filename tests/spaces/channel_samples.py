@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from nas.architectures.cell_shape import EDGES
+from nas.architectures.cell_shape import DARTS_EDGES
 from nas.architectures.channel_masks import Cell, Gates, Masks, closed, every, widths
 from nas.architectures.channel_sizes import OPERATIONS
 
@@ -18,9 +18,9 @@ def legal(draw, ops=tuple(OPERATIONS), cells=3, channels=2, skip_mode="gated"):
 @st.composite
 def cell(draw, width: int, double: bool, skip_mode: str) -> Cell:
     whole, some = every(width), st.one_of(st.just(0), st.integers(1, every(width)))
-    edges = [Gates(draw(some), draw(some) if double else whole, draw(some)) for _ in EDGES]
+    edges = [Gates(draw(some), draw(some) if double else whole, draw(some)) for _ in DARTS_EDGES]
     lifelines = {node: draw(st.integers(0, 1)) for node in range(2, 6)}
-    for e, (node, pred) in enumerate(EDGES):
+    for e, (node, pred) in enumerate(DARTS_EDGES):
         op, mid, skip = edges[e]
         if pred == lifelines[node] and (skip_mode == "none" or draw(st.booleans())):
             op, mid = op | 1, mid | 1

@@ -8,7 +8,8 @@ from torch.nn.functional import cross_entropy
 
 from nas.architectures.base import Architecture
 from nas.config.params import Size
-from nas.contracts import CategoricalSpace, EdgeSpace, GateMix, GateSpace, HardMix, ImageForm, SoftMix
+from nas.contracts import CategoricalSpace, EdgeSpace, HardMix, ImageForm, SoftMix
+from nas.contracts.gates import GateMix, GateSpace
 from nas.registry import SPACES
 from nas.spaces.channel.space import SMALLEST
 from nas.spaces.registry import get_space, register_space

@@ -31,13 +31,13 @@ def op_prices(ops: Sequence[str], build: Build, form: ImageForm, size: Size) -> 
     """
     check_stem(size, "a search by categories")
     prices: dict[tuple[str, str, int], list[int]] = {}
-    for kind, channels, (height, width) in cell_maps(form, size):
-        for stride in (1, 2) if kind == "reduce" else (1,):
-            halve = kind == "reduce" and stride == 1
+    for cell_type, channels, (height, width) in cell_maps(form, size):
+        for stride in (1, 2) if cell_type == "reduce" else (1,):
+            halve = cell_type == "reduce" and stride == 1
             shape = (channels, (height + 1) // 2, (width + 1) // 2) if halve else (channels, height, width)
             for op in ops:
                 found = count(lambda: build(op, channels, stride), shape)  # noqa: B023 (called at once)
-                price = prices.setdefault((kind, op, stride), [0, 0])
+                price = prices.setdefault((cell_type, op, stride), [0, 0])
                 price[0] += found.params
                 price[1] += found.macs
     return prices

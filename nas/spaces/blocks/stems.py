@@ -103,7 +103,7 @@ def check_stem(size: Size, space: str) -> None:
         raise ArchitectureError(f"stem is '{size.stem}', but {space} has that of 'cifar' alone: set stem: cifar")
 
 
-class _Widths:
+class CellWidths:
     """Channels of the two inputs of each cell in turn, its width, and whether its older input must be halved."""
 
     def __init__(self, size: Size) -> None:
@@ -118,6 +118,6 @@ class _Widths:
         return widths
 
 
-def _layout(cells: int) -> list[bool]:
+def reduction_flags(cells: int) -> list[bool]:
     """Whether each cell is a reduction."""
     return [index in reductions(cells) for index in range(cells)]

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.architectures.cell_shape import EDGES, NODES, reductions
+from nas.architectures.cell_shape import DARTS_EDGES, NODES, reductions
 from nas.architectures.channel_masks import Cell, Masks, live, members
 from nas.architectures.channel_sizes import OPERATIONS, Operation
 from nas.config.params import Size
 from nas.contracts import ImageForm
 from nas.spaces.blocks.ops import PointwiseConv2d, batch_norm, relu_conv_bn
-from nas.spaces.blocks.stems import AuxiliaryHead, _layout, _Widths, input_stem
+from nas.spaces.blocks.stems import AuxiliaryHead, CellWidths, input_stem, reduction_flags
 from nas.spaces.channel.gated import Edge, GatedNetwork, _dropped, wires
 
 # --- Compact
@@ -88,7 +88,7 @@ class CompactCell(nn.Module):
         if counts[1]:
             self.input_1 = relu_conv_bn(inputs[1], counts[1], affine=True)
         self.edges, self.places, self.skips = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
-        for e, ((node, pred), gates) in enumerate(zip(EDGES, cell, strict=True)):
+        for e, ((node, pred), gates) in enumerate(zip(DARTS_EDGES, cell, strict=True)):
             if gates.op:
                 stride = 2 if reduce and pred < 2 else 1
                 kept = counts[pred], gates.mid.bit_count(), gates.op.bit_count()
@@ -107,8 +107,8 @@ class CompactCell(nn.Module):
             batch, _, height, width = some.shape
             total = some.new_zeros(batch, self.alive[node].bit_count(), height, width)
             total = total.contiguous(memory_format=torch.channels_last)
-            for e in (str(e) for e, (j, _) in enumerate(EDGES) if j == node):
-                pred = EDGES[int(e)][1]
+            for e in (str(e) for e, (j, _) in enumerate(DARTS_EDGES) if j == node):
+                pred = DARTS_EDGES[int(e)][1]
                 if e in self.edges:
                     y = _dropped(self.edges[e](states[pred]), drop_probability, self.training)
                     total = self.places[e](total, y)
@@ -131,9 +131,9 @@ class CompactNetwork(nn.Module):
         self.drop_path = 0.0  # probability, set by the training loop at each epoch
         self.auxiliary_after = reductions(size.cells)[1]
         self.stem = input_stem(form, size)
-        before, last, _, halve = _Widths(size).next(reduce=False)
+        before, last, _, halve = CellWidths(size).next(reduce=False)
         cells, self.auxiliary = [], None
-        for k, ((gates, width), reduce) in enumerate(zip(masks.each(), _layout(size.cells), strict=True)):
+        for k, ((gates, width), reduce) in enumerate(zip(masks.each(), reduction_flags(size.cells), strict=True)):
             cells.append(CompactCell(OPERATIONS[masks.op], gates, width, (before, last), halve, reduce))
             before, last, halve = last, sum(u.bit_count() for u in cells[-1].alive[2:]), reduce
             if auxiliary and k == self.auxiliary_after:
@@ -166,7 +166,7 @@ def compacted(network: GatedNetwork, masks: Masks, form: ImageForm, size: Size) 
     where the gates are the masks."""
     with torch.random.fork_rng(devices=[]):  # its first weights are not used, and drop path must not notice them
         compact = CompactNetwork(masks, form, size, auxiliary=False)
-    before = last = torch.arange(_Widths(size).last)  # what a stem puts out is all alive
+    before = last = torch.arange(CellWidths(size).last)  # what a stem puts out is all alive
     given = {name: value.cpu() for name, value in network.state_dict().items()}
     wanted = compact.state_dict()
     for k, (cell, width) in enumerate(masks.each()):
@@ -175,7 +175,7 @@ def compacted(network: GatedNetwork, masks: Masks, form: ImageForm, size: Size) 
         low = alive[0] < width // 2
         rules[f"cells.{k}.input_0.conv_1."] = alive[0][low], before
         rules[f"cells.{k}.input_0.conv_2."] = alive[0][~low] - width // 2, before
-        for e, ((_, pred), gates) in enumerate(zip(EDGES, cell, strict=True)):
+        for e, ((_, pred), gates) in enumerate(zip(DARTS_EDGES, cell, strict=True)):
             op, mid = (torch.tensor(members(s), dtype=torch.long) for s in (gates.op, gates.mid))
             double = OPERATIONS[masks.op].double
             edge = f"cells.{k}.edges.{e}."

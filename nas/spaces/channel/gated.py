@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.architectures.cell_shape import EDGES, NODES
+from nas.architectures.cell_shape import DARTS_EDGES, NODES
 from nas.architectures.channel_sizes import OPERATIONS, Operation
 from nas.config.params import Size
-from nas.contracts import GatedSupernet, GateMix, ImageForm
+from nas.contracts import ImageForm
+from nas.contracts.gates import GatedSupernet, GateMix
 from nas.spaces.blocks.mixing import summed
 from nas.spaces.blocks.ops import DepthwiseConv2d, PointwiseConv2d, batch_norm, drop_path
-from nas.spaces.blocks.stems import _layout, _Widths, input_stem, preprocess
+from nas.spaces.blocks.stems import CellWidths, input_stem, preprocess, reduction_flags
 
 
 class Pass(nn.Module):
@@ -110,7 +111,7 @@ class GatedCell(nn.Module):
         self.reduce = reduce
         self.input_0 = preprocess(c_before, channels, halve, affine)
         self.input_1 = preprocess(c_last, channels, False, affine)
-        strides = [2 if reduce and pred < 2 else 1 for _, pred in EDGES]
+        strides = [2 if reduce and pred < 2 else 1 for _, pred in DARTS_EDGES]
         self.edges = nn.ModuleList(Edge(operation, channels, channels, channels, s, affine) for s in strides)
 
     def forward(
@@ -126,7 +127,7 @@ class GatedCell(nn.Module):
         of_edge = [edge.unbind(-2) for edge in gates.unbind(-3)]
         for node in range(2, 2 + NODES):
             parts = []
-            for e, (j, pred) in enumerate(EDGES):
+            for e, (j, pred) in enumerate(DARTS_EDGES):
                 runs, skip = (j == node, j == node) if running is None or j != node else running[e]
                 op, mid, wire = of_edge[e]
                 if runs:
@@ -144,9 +145,9 @@ class GatedNetwork(GatedSupernet):
     def __init__(self, form: ImageForm, size: Size, op: str, affine: bool) -> None:
         super().__init__()
         self.stem = input_stem(form, size)
-        width = _Widths(size)
+        width = CellWidths(size)
         self.cells = nn.ModuleList(
-            GatedCell(OPERATIONS[op], *width.next(reduce), reduce, affine) for reduce in _layout(size.cells)
+            GatedCell(OPERATIONS[op], *width.next(reduce), reduce, affine) for reduce in reduction_flags(size.cells)
         )
         self.classifier = nn.Linear(width.last, form.classes)
 

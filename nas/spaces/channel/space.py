@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from nas.architectures.cell_shape import EDGES, NODES
+from nas.architectures.cell_shape import DARTS_EDGES, NODES
 from nas.architectures.channel import ChannelArchitecture
 from nas.architectures.channel_masks import Gates, Masks, closed, every, stages, statistics, uniform, widths
 from nas.architectures.channel_sizes import OPERATIONS, effective, first_halves, marginal, nominal
 from nas.complexity import Count
 from nas.config.params import Size
-from nas.contracts import GATES, GateSpace, ImageForm
+from nas.contracts import ImageForm
+from nas.contracts.gates import GATES, GateSpace
 from nas.spaces.channel.compact import CompactNetwork
 from nas.spaces.channel.gated import GatedNetwork
 from nas.spaces.channel.masked import MaskedNetwork
@@ -30,14 +31,14 @@ SMALLEST = Size(cells=3, channels=2, stem="cifar")
 @register_space("channel")
 class ChannelSpace(GateSpace):
     feeding: ClassVar[tuple[tuple[int, ...], ...]] = tuple(
-        tuple(e for e, (j, pred) in enumerate(EDGES) if j == node and pred < 2) for node in range(2, 2 + NODES)
+        tuple(e for e, (j, pred) in enumerate(DARTS_EDGES) if j == node and pred < 2) for node in range(2, 2 + NODES)
     )
 
     def __init__(self, op: str = "sep_conv_3x3") -> None:
         self.op = op
 
     @property
-    def kinds(self) -> tuple[str, ...]:
+    def gate_kinds(self) -> tuple[str, ...]:
         return GATES if OPERATIONS[self.op].double else ("op", "skip")
 
     def of(self, op: str) -> "ChannelSpace":
@@ -90,12 +91,12 @@ class ChannelSpace(GateSpace):
         return ChannelArchitecture.parse(value)
 
     def every_gate(self, size: Size) -> list[Tensor]:
-        return [torch.ones(len(EDGES), 3, width, dtype=torch.bool) for width in widths(size.cells, size.channels)]
+        return [torch.ones(len(DARTS_EDGES), 3, width, dtype=torch.bool) for width in widths(size.cells, size.channels)]
 
     def closed(self, gates: Sequence[Tensor]) -> list[Tensor]:
         return to_gates(closed(to_masks(gates, self.op)))
 
-    def stages(self, size: Size) -> list[range]:
+    def cells_of_stages(self, size: Size) -> list[range]:
         return stages(size.cells)
 
     def sizes(self, gates: Sequence[Tensor], form: ImageForm, size: Size) -> tuple[Count, Count]:
@@ -112,7 +113,7 @@ class ChannelSpace(GateSpace):
             return Count(*effective(masks, form, size.stem))
         kept = Gates(1, 1, 0) if skip_mode == "none" else Gates(0, 0, 1)
         lifelines = {edges[1] for edges in self.feeding}
-        cell = tuple(kept if e in lifelines else Gates(0, 0, 0) for e in range(len(EDGES)))
+        cell = tuple(kept if e in lifelines else Gates(0, 0, 0) for e in range(len(DARTS_EDGES)))
         return Count(*effective(Masks(self.op, size.channels, (cell,) * size.cells), form, size.stem))
 
     def costs(self, gates: Sequence[Tensor], form: ImageForm, size: Size) -> list[Tensor]:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.architectures.cell_shape import EDGES
+from nas.architectures.cell_shape import DARTS_EDGES
 from nas.architectures.channel_masks import Gates, Masks
 
 
@@ -25,6 +25,6 @@ def to_gates(masks: Masks) -> list[Tensor]:
     for cell, width in masks.each():
         length = -(-width // 8)
         rows = np.frombuffer(b"".join(s.to_bytes(length, "little") for edge in cell for s in edge), dtype=np.uint8)
-        bits = np.unpackbits(rows.reshape(len(EDGES), 3, length), axis=-1, count=width, bitorder="little")
+        bits = np.unpackbits(rows.reshape(len(DARTS_EDGES), 3, length), axis=-1, count=width, bitorder="little")
         found.append(torch.from_numpy(bits.astype(bool)))
     return found

@@ -1,12 +1,13 @@
-"""The supernet cell, all edges that leave one state at once: the same sums as the plain cell, in far fewer kernels.
+"""The supernet cell that runs all edges of a state at once: the same sums as the reference cell, in far fewer kernels.
 
-- The cells of a type share their weights of operations, so these are sorted by operation once for all (`Running`).
+- The cells of a type share the weights of their operations, so these are sorted by operation only once (`Running`).
 - The edges share their input, so they share its ReLU, its pools and the pools' batch norms.
 - The same operation of several edges is one convolution, and the weight of an operation is the scale of its last
   batch norm, instead of a product and a sum per operation.
-- A depthwise convolution followed by a 1x1 has two forms. `factored`: the two, the second one matrix product with its
-  batch norm (nas.spaces.blocks.kernels). `merged`: one dense convolution whose kernel is built from both (exact, as
-  nothing non-linear lies between); more arithmetic, which matrix units give away.
+- A depthwise convolution followed by a 1x1 has two forms. `factored`: two steps, the second of which is one matrix
+  product together with its batch norm (nas.spaces.blocks.kernels). `merged`: one dense convolution whose kernel is
+  built from both (exact, since nothing non-linear lies between them). It needs more arithmetic, which matrix units
+  do at no extra cost.
 
 Shape legend: B batch, C width of the cell, E edges that leave the state and hold the operation, H x W the map.
 """
@@ -19,19 +20,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nas.architectures.cell_shape import EDGES, NODES
+from nas.architectures.cell_shape import DARTS_EDGES, NODES
 from nas.architectures.darts import PRIMITIVES
 from nas.engine.placement import prefers_merged
 from nas.spaces.blocks.kernels import beside, depthwise, normed_relu, normed_sum, reached
 from nas.spaces.blocks.mixing import Held, Part, Running, batch_norm, summed, times, weighted
 
-LEAVING = tuple(tuple(e for e, (_, pred) in enumerate(EDGES) if pred == state) for state in range(1 + NODES))
+LEAVING = tuple(tuple(e for e, (_, pred) in enumerate(DARTS_EDGES) if pred == state) for state in range(1 + NODES))
 
 
-def nodes(mixed_ops: Any, inputs: Sequence[Tensor], running: Running, skip_dropout: float) -> list[Tensor]:
-    """The intermediate nodes of a cell, from its preprocessed inputs and what runs on its edges.
+def run_nodes(mixed_ops: Any, inputs: Sequence[Tensor], running: Running, skip_dropout: float) -> list[Tensor]:
+    """The intermediate nodes of a cell, computed from its preprocessed inputs and what runs on its edges.
 
-    `mixed_ops` are the cell's 14 MixedOps, whose weights are used in place.
+    `mixed_ops`: the 14 MixedOps of the cell, whose weights are used in place.
     """
     states = list(inputs)
     incoming: dict[int, list[Tensor]] = defaultdict(list)
@@ -39,22 +40,22 @@ def nodes(mixed_ops: Any, inputs: Sequence[Tensor], running: Running, skip_dropo
         if state >= 2:
             states.append(summed(incoming[state]))
         for e, y in _leave(states[state], mixed_ops, leaving, running, skip_dropout):
-            incoming[EDGES[e][0]].append(y)
+            incoming[DARTS_EDGES[e][0]].append(y)
     return [*states[2:], summed(incoming[1 + NODES])]
 
 
 def _leave(x: Tensor, mixed_ops: Any, leaving: tuple[int, ...], running: Running, skip_dropout: float) -> list[Part]:
-    """Every edge that leaves the state x, at least once."""
+    """The maps of every edge that leaves the state x, at least one per edge."""
     stride = mixed_ops[leaving[0]].stride
     relu = F.relu(x)
     parts: list[Part] = []
-    plain: list[tuple[Tensor, Held]] = []  # maps that are the same for every edge that holds the operation
-    convolutions: dict[tuple[int, ...], list[tuple[list[Any], Held]]] = defaultdict(list)  # by the edges that hold them
+    plain: list[tuple[Tensor, Held]] = []  # maps that all edges with the operation share
+    convolutions: dict[tuple[int, ...], list[tuple[list[Any], Held]]] = defaultdict(list)  # by the edges that have them
     for op, held in running.leaving(leaving).items():
         name = PRIMITIVES[op]
         ops = [mixed_ops[e].ops[op] for e in held.edges]
         if name == "none":
-            continue  # adds zero; its weight acts through the others' share
+            continue  # adds zero; its weight only lowers the share of the others
         if name == "skip_connect" and stride == 1:
             if skip_dropout and ops[0].training:
                 parts += [(e, times(F.dropout(x, skip_dropout), w)) for e, w in held]
@@ -75,13 +76,13 @@ def _leave(x: Tensor, mixed_ops: Any, leaving: tuple[int, ...], running: Running
 
 
 def factored(relu: Tensor, convolutions: Sequence[tuple[list[Any], Held]]) -> Sequence[Tensor]:
-    """Separable and dilated convolutions that the same E edges hold, weighted and summed: E maps [B, C, H', W']."""
+    """The weighted sum of the separable and dilated convolutions that the same E edges have: E maps [B, C, H', W']."""
     count = len(convolutions[0][1].edges)
     inputs: dict[bool, Tensor] = {}  # of all pixels, or of every second row and column; [B, E C, H, W]
     maps, kernels = [], []
     for ops, _ in convolutions:
         conv = ops[0][1]
-        skips = conv.stride[0] == conv.dilation[0] == 2  # then it reads every second row and column alone
+        skips = conv.stride[0] == conv.dilation[0] == 2  # then it reads only every second row and column
         if skips not in inputs:
             read = relu[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last) if skips else relu
             inputs[skips] = beside(read, count)
@@ -100,7 +101,7 @@ def factored(relu: Tensor, convolutions: Sequence[tuple[list[Any], Held]]) -> Se
 
 
 def merged(relu: Tensor, convolutions: Sequence[tuple[list[Any], Held]]) -> Sequence[Tensor]:
-    """As `factored`."""
+    """The same result as `factored`."""
     edges, maps = len(convolutions[0][1].edges), []
     dense = iter(dense_kernels(relu, [ops for ops, _ in convolutions]))
     for ops, held in convolutions:
@@ -116,9 +117,12 @@ def merged(relu: Tensor, convolutions: Sequence[tuple[list[Any], Held]]) -> Sequ
 
 
 def dense_kernels(x: Tensor, convolutions: Sequence[Sequence[Any]]) -> list[Tensor]:
-    """The halves of some operations on E edges, each a depthwise [C, 1, k, k] and a 1x1 [C', C, 1, 1] per edge, as
-    dense kernels [E C', C, k, k], in turn. Those of one size are made at once. x [B, C, H, W] is what they read."""
-    sizes: dict[int, list[int]] = defaultdict(list)  # of a kernel: the places in the row of halves
+    """The halves of operations on E edges as dense kernels [E C', C, k, k], in order.
+
+    A half is a depthwise [C, 1, k, k] and a 1x1 [C', C, 1, 1] kernel per edge. Kernels of the same size are computed
+    together. x [B, C, H, W] is the input of the operations.
+    """
+    sizes: dict[int, list[int]] = defaultdict(list)  # size of a kernel -> the places in the row of halves
     depthwise: list[list[Tensor]] = []
     pointwise: list[list[Tensor]] = []
     for ops in convolutions:

@@ -97,8 +97,10 @@ class EnasSupernet(nn.Module):
         super().__init__()
         check_stem(size, "enas")
         self.stem = stem(form.channels, STEM_MULTIPLIER * size.channels)
-        self.kinds = [kind for kind, _ in cell_shapes(size)]
-        self.cells = nn.ModuleList(SampledCell(*widths, kind == "reduce") for kind, widths in cell_shapes(size))
+        self.cell_types = [cell_type for cell_type, _ in cell_shapes(size)]
+        self.cells = nn.ModuleList(
+            SampledCell(*widths, cell_type == "reduce") for cell_type, widths in cell_shapes(size)
+        )
         self.classifier = nn.Linear(4 * size.channels, form.classes)
 
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
@@ -106,14 +108,14 @@ class EnasSupernet(nn.Module):
             raise TypeError(
                 f"the supernet of space 'enas' runs one operation each and takes a HardMix, not a {type(mix).__name__}"
             )
-        found = {kind: cell_of(choices) for kind, choices in mix.choices.items()}
+        found = {cell_type: cell_of(choices) for cell_type, choices in mix.choices.items()}
         before = last = self.stem(images)
-        for kind, cell in zip(self.kinds, self.cells, strict=True):
-            before, last = last, cell(before, last, found[kind])
+        for cell_type, cell in zip(self.cell_types, self.cells, strict=True):
+            before, last = last, cell(before, last, found[cell_type])
         return self.classifier(last.mean((2, 3)))
 
 
-class FoundEnasCell(nn.Module):
+class DiscreteEnasCell(nn.Module):
     """A discrete cell; drop path on every operation but identities."""
 
     def __init__(self, cell: Cell, c_before: int, c_last: int, channels: int, halve_before: bool, reduce: bool) -> None:
@@ -152,7 +154,8 @@ class EnasNetwork(nn.Module):
         self.stem = stem(form.channels, STEM_MULTIPLIER * size.channels)
         cells = {"normal": found.normal, "reduce": found.reduce}
         self.cells = nn.ModuleList(
-            FoundEnasCell(cells[kind], *widths, kind == "reduce") for kind, widths in cell_shapes(size)
+            DiscreteEnasCell(cells[cell_type], *widths, cell_type == "reduce")
+            for cell_type, widths in cell_shapes(size)
         )
         self.auxiliary = AuxiliaryHead(4 * size.channels, form.classes) if auxiliary else None
         self.classifier = nn.Linear(4 * size.channels, form.classes)

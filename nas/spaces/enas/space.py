@@ -20,7 +20,7 @@ from nas.spaces.blocks.op_costs import cell_maps, op_prices
 from nas.spaces.enas.cells import EnasNetwork, EnasSupernet, cell_of, enas_op
 from nas.spaces.registry import register_space
 
-KINDS = ("normal", "reduce")
+CELL_TYPES = ("normal", "reduce")
 INPUTS = [tuple(f"{pred} {name}" for pred, name in enumerate(["c[k-2]", "c[k-1]", "0", "1", "2", "3"][: 2 + node]))
           for node in range(ENAS_NODES)]  # fmt: skip
 COUNTS = [len(names) for inputs in INPUTS for names in (inputs, inputs, ENAS_OPS, ENAS_OPS)]
@@ -30,7 +30,7 @@ COUNTS = [len(names) for inputs in INPUTS for names in (inputs, inputs, ENAS_OPS
 class EnasSpace(CategoricalSpace):
     def categories(self) -> dict[str, tuple[tuple[str, ...], ...]]:
         cell = tuple(names for inputs in INPUTS for names in (inputs, inputs, ENAS_OPS, ENAS_OPS))
-        return dict.fromkeys(KINDS, cell)
+        return dict.fromkeys(CELL_TYPES, cell)
 
     def supernet(self, form: ImageForm, size: Size, reference: bool = False) -> nn.Module:
         """There is one engine: it runs an operation at a time anyway."""
@@ -41,14 +41,16 @@ class EnasSpace(CategoricalSpace):
 
     def random(self, generator: torch.Generator) -> EnasArchitecture:
         """Every variable uniform, one by one."""
-        choices = {kind: [int(torch.randint(n, (), generator=generator)) for n in COUNTS] for kind in KINDS}
+        choices = {
+            cell_type: [int(torch.randint(n, (), generator=generator)) for n in COUNTS] for cell_type in CELL_TYPES
+        }
         return self.choose(choices)
 
     def parse(self, value: Mapping[str, Any]) -> EnasArchitecture:
         return EnasArchitecture.parse(value)
 
     def choose(self, choices: Choices) -> EnasArchitecture:
-        cells = {kind: in_order(cell_of(choices[kind])) for kind in KINDS}
+        cells = {cell_type: in_order(cell_of(choices[cell_type])) for cell_type in CELL_TYPES}
         return EnasArchitecture(normal=cells["normal"], reduce=cells["reduce"])
 
     def costs(self, form: ImageForm, size: Size, affine: bool) -> dict[str, tuple[tuple[int, ...], ...]]:
@@ -56,27 +58,31 @@ class EnasSpace(CategoricalSpace):
         operation chosen twice on one input counts twice, though it is there once; the output is left out."""
         prices = op_prices(ENAS_OPS, lambda op, c, stride: enas_op(op, c, stride, affine), form, size)
         found = {}
-        for kind in KINDS:
-            ops = tuple(prices[kind, op, 1][0] for op in ENAS_OPS)
-            found[kind] = tuple(row for inputs in INPUTS for row in ((0,) * len(inputs), (0,) * len(inputs), ops, ops))
+        for cell_type in CELL_TYPES:
+            ops = tuple(prices[cell_type, op, 1][0] for op in ENAS_OPS)
+            found[cell_type] = tuple(
+                row for inputs in INPUTS for row in ((0,) * len(inputs), (0,) * len(inputs), ops, ops)
+            )
         return found
 
     def path_macs(self, form: ImageForm, size: Size, choices: Choices) -> int:
         prices, fixed, slices = path_prices(form, size.cells, size.channels)
         total = fixed
-        for kind in KINDS:
-            cell = cell_of(choices[kind])
+        for cell_type in CELL_TYPES:
+            cell = cell_of(choices[cell_type])
             ran = {(2 + index // 2, op, pred) for index, (op, pred) in enumerate(cell)}
-            total += sum(prices[kind, op, 2 if kind == "reduce" and pred < 2 else 1][1] for _, op, pred in ran)
-            total += len(loose_ends(cell)) * slices[kind]
+            total += sum(
+                prices[cell_type, op, 2 if cell_type == "reduce" and pred < 2 else 1][1] for _, op, pred in ran
+            )
+            total += len(loose_ends(cell)) * slices[cell_type]
         return total
 
     def supernet_macs(self, form: ImageForm, size: Size) -> int:
         """With every operation on every input of every node, and all nodes in the output; no pass runs so many."""
         prices, fixed, slices = path_prices(form, size.cells, size.channels)
         ops = [
-            prices[kind, op, 2 if kind == "reduce" and pred < 2 else 1][1]
-            for kind in KINDS
+            prices[cell_type, op, 2 if cell_type == "reduce" and pred < 2 else 1][1]
+            for cell_type in CELL_TYPES
             for node in range(2, 2 + ENAS_NODES)
             for pred in range(node)
             for op in ENAS_OPS
@@ -94,11 +100,11 @@ def path_prices(
     """
     size = Size(cells=cells, channels=channels, stem="cifar")
     prices = op_prices(ENAS_OPS, lambda op, c, stride: enas_op(op, c, stride, False), form, size)
-    slices = dict.fromkeys(KINDS, 0)
-    for kind, width, (height, length) in cell_maps(form, size):
-        halves = 2 if kind == "reduce" else 1
-        slices[kind] += width * width * -(-height // halves) * -(-length // halves)
-    pools = {kind: [0, 0, 1, 1] * ENAS_NODES for kind in KINDS}  # free, and every node ends loose
+    slices = dict.fromkeys(CELL_TYPES, 0)
+    for cell_type, width, (height, length) in cell_maps(form, size):
+        halves = 2 if cell_type == "reduce" else 1
+        slices[cell_type] += width * width * -(-height // halves) * -(-length // halves)
+    pools = {cell_type: [0, 0, 1, 1] * ENAS_NODES for cell_type in CELL_TYPES}  # free, and every node ends loose
     base = count(lambda: EnasSupernet(form, size), form.shape, HardMix(pools)).macs
     return prices, base - ENAS_NODES * sum(slices.values()), slices
 

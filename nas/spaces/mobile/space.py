@@ -26,7 +26,7 @@ from nas.contracts import CategoricalSpace, Choices, HardMix, ImageForm
 from nas.spaces.mobile.blocks import MobileNetwork, MobileSupernet, check_size, scaled
 from nas.spaces.registry import register_space
 
-KIND = "chain"
+CELL_TYPE = "chain"
 
 
 @register_space("mobile")
@@ -37,7 +37,7 @@ class MobileSpace(CategoricalSpace):
         self.chain = self.record.of
 
     def categories(self) -> dict[str, tuple[tuple[str, ...], ...]]:
-        return {KIND: tuple(place.categories for place in self.chain.positions)}
+        return {CELL_TYPE: tuple(place.categories for place in self.chain.positions)}
 
     def supernet(self, form: ImageForm, size: Size, reference: bool = False) -> nn.Module:
         """There is one engine: it runs a block at a time anyway."""
@@ -49,20 +49,22 @@ class MobileSpace(CategoricalSpace):
 
     def random(self, generator: torch.Generator) -> ChainArchitecture:
         """Every position uniform, one by one."""
-        return self.choose({KIND: [int(torch.randint(len(names), (), generator=generator)) for names in self.rows]})
+        return self.choose(
+            {CELL_TYPE: [int(torch.randint(len(names), (), generator=generator)) for names in self.rows]}
+        )
 
     def parse(self, value: Mapping[str, Any]) -> ChainArchitecture:
         return self.record.parse(value)
 
     def choose(self, choices: Choices) -> ChainArchitecture:
-        blocks = [names[choice] for names, choice in zip(self.rows, choices[KIND], strict=True)]
+        blocks = [names[choice] for names, choice in zip(self.rows, choices[CELL_TYPE], strict=True)]
         return self.record.parse({"blocks": blocks})
 
     def costs(self, form: ImageForm, size: Size, affine: bool) -> dict[str, tuple[tuple[int, ...], ...]]:
         """The parameters of a network are their sum and what every network has."""
         check_size(size, self.chain)
         return {
-            KIND: tuple(
+            CELL_TYPE: tuple(
                 tuple(block_count(name, place, size.channels, (1, 1), affine).params for name in place.categories)
                 for place in self.chain.positions
             )
@@ -70,7 +72,7 @@ class MobileSpace(CategoricalSpace):
 
     def path_macs(self, form: ImageForm, size: Size, choices: Choices) -> int:
         prices, fixed = path_prices(self.chain, form, size.channels)
-        return fixed + sum(row[choice] for row, choice in zip(prices, choices[KIND], strict=True))
+        return fixed + sum(row[choice] for row, choice in zip(prices, choices[CELL_TYPE], strict=True))
 
     def supernet_macs(self, form: ImageForm, size: Size) -> int:
         """With every block at every position, both expansions by themselves; no pass runs so many."""
@@ -80,7 +82,7 @@ class MobileSpace(CategoricalSpace):
 
     @property
     def rows(self) -> tuple[tuple[str, ...], ...]:
-        return self.categories()[KIND]
+        return self.categories()[CELL_TYPE]
 
 
 def block_count(name: str, place: Position, channels: int, shape: tuple[int, int], affine: bool) -> Count:
@@ -106,7 +108,7 @@ def path_prices(chain: Chain, form: ImageForm, channels: int) -> tuple[list[list
     for place in chain.positions:
         prices.append([block_count(name, place, channels, shape, False).macs for name in place.categories])
         shape = -(-shape[0] // place.stride), -(-shape[1] // place.stride)
-    first = HardMix({KIND: [0] * len(prices)})
+    first = HardMix({CELL_TYPE: [0] * len(prices)})
     whole = count(lambda: MobileSupernet(chain, form, size), form.shape, first).macs
     return prices, whole - sum(row[0] for row in prices)
 

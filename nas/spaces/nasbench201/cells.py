@@ -1,8 +1,8 @@
-"""Cells of NAS-Bench-201, the supernet of mixed edges, and the network of a found cell.
+"""Cells of NAS-Bench-201, the supernet of mixed edges, and the network of discrete cells.
 
 Source: Dong and Yang 2020, arXiv 2001.00326; D-X-Y/AutoDL-Projects (MIT), cell_operations.py, tiny_network.py and
-search_model_darts.py. Ours: a supernet normalises by the batch everywhere behind its stem, odd maps are rounded up, and
-the network can have the auxiliary head of the shared recipe, which the benchmark's has not.
+search_model_darts.py. Ours: a supernet normalises by the batch everywhere after its stem, odd maps are rounded up, and
+the network can have the auxiliary head of the shared recipe, which the benchmark's network lacks.
 
 Shape legend: B batch, C width of the stage, H x W its map, E = 6 edges, O = 5 operations.
 A cell maps [B, C, H, W] to itself; a residual block to [B, 2C, ceil(H/2), ceil(W/2)]. A network is three stages of N
@@ -10,7 +10,7 @@ cells each, at C, 2C and 4C, with a residual block between them.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,24 +18,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.architectures.base import ArchitectureError
-from nas.architectures.nasbench201 import EDGES, KINDS, OPERATIONS
+from nas.architectures.nasbench201 import CELL_TYPES, NASBENCH201_EDGES, OPERATIONS
 from nas.config.params import Size
-from nas.contracts import ImageForm, Mix, Pairs, SoftMix
+from nas.contracts import Growth, ImageForm, Mix, SoftMix
 from nas.spaces.blocks import kernels
-from nas.spaces.blocks.growing import GrowingSupernet, running
+from nas.spaces.blocks.growing import GrowingSupernet, running_ops
 from nas.spaces.blocks.mixing import Edge, Part, Running, batch_norm, summed, times, weighted
 from nas.spaces.blocks.ops import OPS, PointwiseConv2d, Zero, drop_path, relu_conv_bn
 from nas.spaces.blocks.ops import batch_norm as norm
 from nas.spaces.blocks.stems import AuxiliaryHead, check_stem, stem
 
-NONE, SKIP, POOL = (OPERATIONS.index(name) for name in ("none", "skip_connect", "avg_pool_3x3"))
+NONE_INDEX, SKIP_INDEX, POOL_INDEX = (OPERATIONS.index(name) for name in ("none", "skip_connect", "avg_pool_3x3"))
 OUTPUT = 3
-RESIDUAL = "residual"  # in a row of cells, the block between two stages
-LEAVING = tuple(tuple(e for e, (_, pred) in enumerate(EDGES) if pred == state) for state in range(OUTPUT))
+RESIDUAL = "residual"  # the block between two stages, in a row of cell types
+LEAVING = tuple(tuple(e for e, (_, pred) in enumerate(NASBENCH201_EDGES) if pred == state) for state in range(OUTPUT))
 
 
 def operation(name: str, channels: int, affine: bool) -> nn.Module:
-    """A candidate, of stride 1. No batch norm stands behind the pool, in the supernet neither."""
+    """A candidate, of stride 1. No batch norm follows the pool, not even in the supernet."""
     match name:
         case "none":
             return Zero(1)
@@ -54,7 +54,7 @@ def conv_3x3(c_in: int, c_out: int, stride: int) -> nn.Module:
 
 
 class Residual(nn.Module):
-    """The block between two stages (ResNetBasicblock, stride 2); its norms have scales in a supernet, too."""
+    """The block between two stages (ResNetBasicblock, stride 2); its norms have scales in a supernet too."""
 
     def __init__(self, channels: int, searching: bool) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Residual(nn.Module):
 
 
 def scaled_norm(channels: int, searching: bool) -> nn.Module:
-    """Batch norm outside of the cells: by the batch in a supernet, of which another path runs every time."""
+    """Batch norm outside of the cells. A supernet uses the batch's statistics, since each pass runs another path."""
     return nn.BatchNorm2d(channels, track_running_stats=not searching)
 
 
@@ -76,35 +76,35 @@ def scaled_norm(channels: int, searching: bool) -> nn.Module:
 
 
 def live(edges: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
-    """Of each edge's operations those that add to the output of the cell: no `none`, and nothing on the way to a node
-    that nobody reads.
+    """The operations of each edge that contribute to the output of the cell: all but `none` and those on an edge into a
+    node that no other node reads.
 
-    `none` adds zero; its weight acts through the others' share.
+    `none` adds zero; its weight only lowers the share of the others.
     """
-    real = [[op for op in ops if op != NONE] for ops in edges]
+    real = [[op for op in ops if op != NONE_INDEX] for ops in edges]
     for node in (2, 1):
         if not any(real[e] for e in LEAVING[node]):
-            real = [[] if n == node else ops for (n, _), ops in zip(EDGES, real, strict=True)]
+            real = [[] if n == node else ops for (n, _), ops in zip(NASBENCH201_EDGES, real, strict=True)]
     return real
 
 
 class MixedEdge(nn.Module):
-    """An edge of the supernet: the weighted sum of its candidates. Its forward is the yardstick for the batched one.
+    """An edge of the supernet: the weighted sum of its candidates. Its forward is the reference for the batched one.
 
-    `found`: the one candidate that it holds; all when None.
+    `only`: the one candidate that it has; None means all.
     """
 
-    def __init__(self, channels: int, found: str | None = None) -> None:
+    def __init__(self, channels: int, only: str | None = None) -> None:
         super().__init__()
         self.ops = nn.ModuleList(
-            operation(name if found in (None, name) else "none", channels, False) for name in OPERATIONS
+            operation(name if only in (None, name) else "none", channels, False) for name in OPERATIONS
         )
 
     def forward(self, x: Tensor, edge: Edge, skip_dropout: float) -> Tensor:
         maps = [torch.zeros_like(x)] if not edge else []
         for op, weight in edge:
             y = self.ops[op](x)
-            if op == SKIP and skip_dropout and self.training:
+            if op == SKIP_INDEX and skip_dropout and self.training:
                 y = F.dropout(y, skip_dropout)
             maps.append(times(y, weight))
         return summed(maps)
@@ -113,13 +113,15 @@ class MixedEdge(nn.Module):
 class MixedCell(nn.Module):
     """A cell of mixed edges; `reference` runs them one by one, as the benchmark's code does.
 
-    `found`: one operation an edge, when there is no choice any more.
+    `discrete`: one operation per edge, if the cell is no longer mixed.
     """
 
-    def __init__(self, channels: int, reference: bool, found: Sequence[str] | None = None) -> None:
+    def __init__(self, channels: int, reference: bool, discrete: Sequence[str] | None = None) -> None:
         super().__init__()
         self.reference = reference
-        self.edges = nn.ModuleList(MixedEdge(channels, found[e] if found else None) for e in range(len(EDGES)))
+        self.edges = nn.ModuleList(
+            MixedEdge(channels, discrete[e] if discrete else None) for e in range(len(NASBENCH201_EDGES))
+        )
 
     def forward(self, x: Tensor, running: Running, skip_dropout: float) -> Tensor:
         return (self._one_by_one if self.reference else self._batched)(x, running, skip_dropout)
@@ -127,30 +129,30 @@ class MixedCell(nn.Module):
     def _one_by_one(self, x: Tensor, running: Running, skip_dropout: float) -> Tensor:
         states = [x]
         for node in range(1, OUTPUT + 1):
-            incoming = [(e, pred) for e, (n, pred) in enumerate(EDGES) if n == node]
+            incoming = [(e, pred) for e, (n, pred) in enumerate(NASBENCH201_EDGES) if n == node]
             states.append(summed([self.edges[e](states[pred], running.edges[e], skip_dropout) for e, pred in incoming]))
         return states[-1]
 
     def _batched(self, x: Tensor, running: Running, skip_dropout: float) -> Tensor:
-        """All edges that leave a state at once, in the manner of nas/spaces/darts/batched.py."""
+        """All edges that leave a state at once, as in nas/spaces/darts/batched.py."""
         incoming: dict[int, list[Tensor]] = defaultdict(list)
         for state, leaving in enumerate(LEAVING):
             y = x if state == 0 else summed(incoming[state] or [torch.zeros_like(x)])
             for e, part in self._leave(y, leaving, running, skip_dropout):
-                incoming[EDGES[e][0]].append(part)
+                incoming[NASBENCH201_EDGES[e][0]].append(part)
         return summed(incoming[OUTPUT] or [torch.zeros_like(x)])
 
     def _leave(self, x: Tensor, leaving: tuple[int, ...], running: Running, skip_dropout: float) -> list[Part]:
-        """The edges share the state's ReLU and its pool; one convolution serves an operation of all of them, and the
+        """The edges share the state's ReLU and its pool. The same operation of all edges is one convolution, and the
         weight of an operation is the scale of its batch norm."""
         mixed: Any = self.edges
         parts: list[Part] = []
-        plain = []  # maps that are the same for every edge that holds the operation
+        plain = []  # maps that all edges with the operation share
         relu: Tensor | None = None
         for op, held in running.leaving(leaving).items():
-            if op == SKIP and skip_dropout and self.training:
+            if op == SKIP_INDEX and skip_dropout and self.training:
                 parts += [(e, times(F.dropout(x, skip_dropout), weight)) for e, weight in held]
-            elif op in (SKIP, POOL):
+            elif op in (SKIP_INDEX, POOL_INDEX):
                 plain.append((mixed[held.edges[0]].ops[op](x), held))
             else:
                 relu = F.relu(x) if relu is None else relu
@@ -167,47 +169,54 @@ def convolved(x: Tensor, kernel: Tensor) -> Tensor:
     return F.conv2d(x, kernel, padding=kernel.shape[-1] // 2)
 
 
-class Supernet(GrowingSupernet):
-    """Every cell at once: forward(images, mix) -> logits [B, classes]. Of a found type the one operation of an edge
-    runs, and no skip is dropped. `kinds`: the row of `layout`."""
+class NasBench201Supernet(GrowingSupernet):
+    """Many architectures at once: forward(images, mix) -> logits [B, classes].
 
-    def __init__(
-        self, form: ImageForm, size: Size, kinds: tuple[str, ...], found: Mapping[str, Pairs], reference: bool = False
-    ) -> None:
+    Cells of a discrete type run the one operation of each edge, without dropout after skips. The `cell_types` of the
+    growth include the residual blocks, as in `layout`.
+    """
+
+    def __init__(self, form: ImageForm, size: Size, growth: Growth, reference: bool = False) -> None:
         super().__init__()
         check_stem(size, "NAS-Bench-201's skeleton")
         self.stem = stem(form.channels, size.channels)
-        self.kinds, self.found = kinds, found
-        ops = {kind: [op for op, _ in cell] for kind, cell in found.items()}
-        *widths, last = widths_of(kinds, size.channels)
+        self.cell_types, self.discrete = growth.cell_types, growth.discrete
+        ops = {cell_type: [op for op, _ in cell] for cell_type, cell in self.discrete.items()}
+        *widths, last = widths_of(self.cell_types, size.channels)
         self.cells = nn.ModuleList(
-            Residual(channels, searching=True) if kind == RESIDUAL else MixedCell(channels, reference, ops.get(kind))
-            for kind, channels in zip(kinds, widths, strict=True)
+            Residual(channels, searching=True)
+            if cell_type == RESIDUAL
+            else MixedCell(channels, reference, ops.get(cell_type))
+            for cell_type, channels in zip(self.cell_types, widths, strict=True)
         )
         self.norm = scaled_norm(last, searching=True)
         self.classifier = nn.Linear(last, form.classes)
 
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
-        mixed = {kind: self._running(kind, mix) for kind in dict.fromkeys(self.kinds) if kind != RESIDUAL}
+        mixed = {
+            cell_type: self._running(cell_type, mix)
+            for cell_type in dict.fromkeys(self.cell_types)
+            if cell_type != RESIDUAL
+        }
         skip_dropout = mix.skip_dropout if isinstance(mix, SoftMix) else 0.0
         x = self.stem(images)
-        for kind, cell in zip(self.kinds, self.cells, strict=True):
-            drop = 0.0 if kind in self.found else skip_dropout
-            x = cell(x) if kind == RESIDUAL else cell(x, mixed[kind], drop)
+        for cell_type, cell in zip(self.cell_types, self.cells, strict=True):
+            drop = 0.0 if cell_type in self.discrete else skip_dropout
+            x = cell(x) if cell_type == RESIDUAL else cell(x, mixed[cell_type], drop)
         return self.classifier(F.relu(self.norm(x)).mean((2, 3)))
 
-    def _running(self, kind: str, mix: Mix) -> Running:
-        if kind in self.found:
-            return Running(live([[OPERATIONS.index(op)] for op, _ in self.found[kind]]), None)
-        given = running(mix, kind)
+    def _running(self, cell_type: str, mix: Mix) -> Running:
+        if cell_type in self.discrete:
+            return Running(live([[OPERATIONS.index(op)] for op, _ in self.discrete[cell_type]]), None)
+        given = running_ops(mix, cell_type)
         return Running(live(given.ops), given.weights)
 
 
 # --- The network
 
 
-class FoundCell(nn.Module):
-    """A discrete cell; drop path on every edge but the identities."""
+class DiscreteCell(nn.Module):
+    """A discrete cell; drop path on every edge except identities."""
 
     def __init__(self, operations: Sequence[str], channels: int) -> None:
         super().__init__()
@@ -216,7 +225,7 @@ class FoundCell(nn.Module):
     def forward(self, x: Tensor, drop_probability: float) -> Tensor:
         states = [x]
         for node in range(1, OUTPUT + 1):
-            edges = [(e, pred) for e, (n, pred) in enumerate(EDGES) if n == node]
+            edges = [(e, pred) for e, (n, pred) in enumerate(NASBENCH201_EDGES) if n == node]
             states.append(summed([self._edge(self.ops[e], states[pred], drop_probability) for e, pred in edges]))
         return states[-1]
 
@@ -225,32 +234,32 @@ class FoundCell(nn.Module):
         return drop_path(op(x), drop_probability) if drops else op(x)
 
 
-class Network(nn.Module):
-    """The network that is retrained and judged: forward(images) -> (logits, auxiliary logits or None).
+class NasBench201Network(nn.Module):
+    """The network that is retrained and evaluated: forward(images) -> (logits, auxiliary logits or None).
 
-    `operations`: those of the cell of each stage.
+    `operations`: for each stage the operations of its cell.
     """
 
     def __init__(self, operations: Sequence[Sequence[str]], form: ImageForm, size: Size, auxiliary: bool) -> None:
         super().__init__()
         self.drop_path = 0.0  # probability, set by the training loop at each epoch
         self.stem = stem(form.channels, size.channels)
-        kinds = layout(size, KINDS)
-        *widths, wide = widths_of(kinds, size.channels)
-        cells = dict(zip(KINDS, operations, strict=True))
+        cell_types = layout(size, CELL_TYPES)
+        *widths, wide = widths_of(cell_types, size.channels)
+        cells = dict(zip(CELL_TYPES, operations, strict=True))
         self.cells = nn.ModuleList(
-            Residual(channels, searching=False) if kind == RESIDUAL else FoundCell(cells[kind], channels)
-            for kind, channels in zip(kinds, widths, strict=True)
+            Residual(channels, searching=False) if cell_type == RESIDUAL else DiscreteCell(cells[cell_type], channels)
+            for cell_type, channels in zip(cell_types, widths, strict=True)
         )
-        self.auxiliary = AuxiliaryHead(wide, form.classes) if auxiliary else None  # behind the second residual block
-        self.auxiliary_after = [at for at, kind in enumerate(kinds) if kind == RESIDUAL][1]
+        self.auxiliary = AuxiliaryHead(wide, form.classes) if auxiliary else None  # after the second residual block
+        self.auxiliary_after = [at for at, cell_type in enumerate(cell_types) if cell_type == RESIDUAL][1]
         self.norm = scaled_norm(wide, searching=False)
         self.classifier = nn.Linear(wide, form.classes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         auxiliary, x = None, self.stem(images)
         for at, cell in enumerate(self.cells):
-            x = cell(x, self.drop_path) if isinstance(cell, FoundCell) else cell(x)
+            x = cell(x, self.drop_path) if isinstance(cell, DiscreteCell) else cell(x)
             if self.auxiliary is not None and self.training and at == self.auxiliary_after:
                 auxiliary = self.auxiliary(x)
         return self.classifier(F.relu(self.norm(x)).mean((2, 3))), auxiliary
@@ -260,7 +269,7 @@ class Network(nn.Module):
 
 
 def stage_cells(size: Size) -> int:
-    """N, the cells of a stage. Raises ArchitectureError when the size is none of this space."""
+    """N, the number of cells in a stage. Raises ArchitectureError if the space has no networks of this size."""
     check_stem(size, "NAS-Bench-201's skeleton")
     if size.cells < 5 or size.cells % 3 != 2:
         raise ArchitectureError(
@@ -270,13 +279,13 @@ def stage_cells(size: Size) -> int:
     return (size.cells - 2) // 3
 
 
-def layout(size: Size, kinds: Sequence[str]) -> tuple[str, ...]:
-    """The type of each cell and the residual blocks, in order of depth; `kinds`: the type of each stage."""
-    return joined([kind] * stage_cells(size) for kind in kinds)
+def layout(size: Size, cell_types: Sequence[str]) -> tuple[str, ...]:
+    """The type of each cell, and the residual blocks, in order of depth. `cell_types`: the type of each stage."""
+    return joined([cell_type] * stage_cells(size) for cell_type in cell_types)
 
 
 def joined(stages: Iterable[Iterable[str]]) -> tuple[str, ...]:
-    """The cells of some stages with a residual block between two of them."""
+    """The cells of all stages, with a residual block between each two of them."""
     row: list[str] = []
     for stage in stages:
         row += [RESIDUAL] if row else []
@@ -284,9 +293,9 @@ def joined(stages: Iterable[Iterable[str]]) -> tuple[str, ...]:
     return tuple(row)
 
 
-def widths_of(kinds: Sequence[str], channels: int) -> Iterator[int]:
-    """The width of the input of each cell and block, and that behind the last."""
-    for kind in kinds:
+def widths_of(cell_types: Sequence[str], channels: int) -> Iterator[int]:
+    """The width of the input of each cell and block, and of the output of the last."""
+    for cell_type in cell_types:
         yield channels
-        channels *= 2 if kind == RESIDUAL else 1
+        channels *= 2 if cell_type == RESIDUAL else 1
     yield channels

@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.functional import cross_entropy
 
-from nas.architectures.cell_shape import EDGES
+from nas.architectures.cell_shape import DARTS_EDGES
 from nas.architectures.channel_masks import Gates, every, live, uniform
 from nas.architectures.channel_sizes import OPERATIONS, effective, nominal
 from nas.complexity import count, parameters
 from nas.config.params import Size
-from nas.contracts import GateMix, ImageForm
+from nas.contracts import ImageForm
+from nas.contracts.gates import GateMix
 from nas.spaces.channel.compact import CompactNetwork, compacted
 from nas.spaces.channel.gated import Edge, GatedCell, GatedNetwork, gated_norm, wires
 from nas.spaces.channel.space import ChannelSpace
@@ -149,7 +150,7 @@ def test_the_gradient_of_a_gate_is_the_sum_of_gradient_times_map(op, reduce):
     skips = wires(states, reduce)
     for node in range(2, 6):
         parts = []
-        for e, pred in [(e, pred) for e, (j, pred) in enumerate(EDGES) if j == node]:
+        for e, pred in [(e, pred) for e, (j, pred) in enumerate(DARTS_EDGES) if j == node]:
             y = cell.edges[e].first(states[pred])
             if OPERATIONS[op].double:
                 y = cell.edges[e].second(gate((e, 1), y))

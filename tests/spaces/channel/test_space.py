@@ -14,7 +14,8 @@ from nas.architectures.channel_sizes import effective, first_halves
 from nas.architectures.channel_transfer import TransferError
 from nas.complexity import count, parameters
 from nas.config.params import Size
-from nas.contracts import GateMix, ImageForm
+from nas.contracts import ImageForm
+from nas.contracts.gates import GateMix
 from nas.spaces.channel.compact import CompactNetwork
 from nas.spaces.channel.masked import MaskedNetwork
 from nas.spaces.channel.space import ChannelSpace

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from nas.architectures.cell_shape import EDGES, reductions
+from nas.architectures.cell_shape import DARTS_EDGES, reductions
 from nas.architectures.darts import PRIMITIVES, DartsArchitecture
 from nas.architectures.genotypes import GENOTYPES
 from nas.config.params import Size
@@ -20,12 +20,12 @@ from nas.contracts import HardMix, ImageForm, SoftMix
 from nas.spaces.blocks import kernels
 from nas.spaces.blocks.stems import AuxiliaryHead
 from nas.spaces.darts import batched
-from nas.spaces.darts.cells import FoundCell
+from nas.spaces.darts.cells import DiscreteCell
 from nas.spaces.registry import get_space
 
 SPACE = get_space("darts")
-KINDS = ("normal", "reduce")
-E, O = len(EDGES), len(PRIMITIVES)  # noqa: E741 (the letters of the papers)
+CELL_TYPES = ("normal", "reduce")
+E, O = len(DARTS_EDGES), len(PRIMITIVES)  # noqa: E741 (the letters of the papers)
 SIZE = Size(cells=3, channels=2, stem="cifar")
 ODD = ImageForm(3, 9, 11, 4)
 EVEN = ImageForm(1, 8, 8, 4)
@@ -50,7 +50,9 @@ def supernets(form, size=SIZE):
 
 def alphas():
     generator = torch.Generator().manual_seed(1)
-    return {kind: torch.randn(E, O, generator=generator, dtype=torch.float64, requires_grad=True) for kind in KINDS}
+    return {
+        kind: torch.randn(E, O, generator=generator, dtype=torch.float64, requires_grad=True) for kind in CELL_TYPES
+    }
 
 
 def soft(tables, alive=None):
@@ -111,7 +113,7 @@ def assert_gradients_where_it_ran(found, alive):
 @pytest.mark.parametrize("form", [ODD, EVEN], ids=["3 channels, 9x11", "1 channel, 8x8"])
 def test_the_batched_supernet_is_the_plain_one_when_everything_runs(form, training):
     found = assert_engines_agree(form, soft, training)
-    for kind in KINDS:
+    for kind in CELL_TYPES:
         assert (found[kind] != 0).all(), "every operation takes part, none through the share of the others"
 
 
@@ -163,7 +165,7 @@ def test_the_batched_supernet_is_the_plain_one_with_one_operation_an_edge(normal
 def test_an_operation_that_runs_alone_gets_a_gradient(reference):
     network = supernets(EVEN)[0 if reference else 1]
     op = PRIMITIVES.index("dil_conv_3x3")
-    found = outcome(network, EVEN, lambda _: HardMix(dict.fromkeys(KINDS, [op] * E)))
+    found = outcome(network, EVEN, lambda _: HardMix(dict.fromkeys(CELL_TYPES, [op] * E)))
     ran = {name: g for name, g in found.items() if f".ops.{op}." in name}
     assert len(ran) == 3 * E * 2
     assert all(gradient is not None and gradient.abs().max() > 0 for gradient in ran.values())
@@ -172,8 +174,8 @@ def test_an_operation_that_runs_alone_gets_a_gradient(reference):
 @pytest.mark.parametrize("reference", [True, False])
 def test_a_hard_mix_is_a_soft_one_with_all_weight_on_the_choice(reference):
     network = supernets(ODD)[0 if reference else 1]
-    choices = {kind: [e % O for e in range(E)] for kind in KINDS}
-    onehot = {kind: nn.functional.one_hot(torch.tensor(choices[kind]), O).double() for kind in KINDS}
+    choices = {kind: [e % O for e in range(E)] for kind in CELL_TYPES}
+    onehot = {kind: nn.functional.one_hot(torch.tensor(choices[kind]), O).double() for kind in CELL_TYPES}
     images = torch.randn(2, 3, 9, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     hard, weighted = network(images, HardMix(choices)), network(images, SoftMix(onehot))
     torch.testing.assert_close(hard, weighted, rtol=1e-9, atol=1e-12)
@@ -182,8 +184,8 @@ def test_a_hard_mix_is_a_soft_one_with_all_weight_on_the_choice(reference):
 def test_operations_that_are_not_alive_do_not_run_whatever_their_weight():
     _, network = supernets(EVEN)
     images = torch.randn(2, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    tables = {kind: torch.rand(E, O, dtype=torch.float64) for kind in KINDS}
-    alive = {kind: [[3, 4]] * E for kind in KINDS}
+    tables = {kind: torch.rand(E, O, dtype=torch.float64) for kind in CELL_TYPES}
+    alive = {kind: [[3, 4]] * E for kind in CELL_TYPES}
     first = network(images, SoftMix(tables, alive))
     for table in tables.values():
         table[:, 5:] = float("nan")
@@ -195,10 +197,10 @@ def test_operations_that_are_not_alive_do_not_run_whatever_their_weight():
 def test_dropout_behind_skips_acts_in_training_alone_and_on_skips_alone(reference):
     network = supernets(EVEN)[0 if reference else 1]
     images = torch.randn(2, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    weights = {kind: torch.ones(E, O, dtype=torch.float64) for kind in KINDS}
+    weights = {kind: torch.ones(E, O, dtype=torch.float64) for kind in CELL_TYPES}
 
     def logits(op, dropout, training):
-        mix = SoftMix(weights, {kind: [[op]] * E for kind in KINDS}, skip_dropout=dropout)
+        mix = SoftMix(weights, {kind: [[op]] * E for kind in CELL_TYPES}, skip_dropout=dropout)
         torch.manual_seed(0)
         return network.train(training)(images, mix)
 
@@ -229,7 +231,7 @@ def cell_of(op):
 
 def run_cell(op, reduce, probability, training=True):
     torch.manual_seed(0)
-    cell = FoundCell(cell_of(op), 3, 3, 4, halve_before=False, reduce=reduce).train(training)
+    cell = DiscreteCell(cell_of(op), 3, 3, 4, halve_before=False, reduce=reduce).train(training)
     images = torch.randn(8, 3, 8, 8)
     torch.manual_seed(1)
     with torch.no_grad():
@@ -256,7 +258,7 @@ def test_drop_path_draws_for_each_edge_and_sample_anew():
 
 def test_the_sum_of_the_edges_of_a_node_is_the_sum_of_its_operations():
     torch.manual_seed(0)
-    cell = FoundCell(GENOTYPES["PDARTS"].normal, 3, 5, 4, halve_before=False, reduce=False).eval()
+    cell = DiscreteCell(GENOTYPES["PDARTS"].normal, 3, 5, 4, halve_before=False, reduce=False).eval()
     before, last = torch.randn(2, 3, 6, 6), torch.randn(2, 5, 6, 6)
     states = [cell.input_0(before), cell.input_1(last)]
     for node in range(4):

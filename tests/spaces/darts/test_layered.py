@@ -13,8 +13,8 @@ from nas.architectures.genotypes import GENOTYPES
 from nas.complexity import parameters
 from nas.config.params import Size
 from nas.contracts import Growth, ImageForm, SoftMix
-from nas.spaces.darts.cells import FoundCell, MixedCell, MixedOp
-from nas.spaces.darts.layered import KINDS, LayeredSpace, kinds
+from nas.spaces.darts.cells import DiscreteCell, MixedCell, MixedOp
+from nas.spaces.darts.layered import CELL_TYPES, LayeredSpace, cell_types
 from nas.spaces.darts.space import DartsSpace, random_cell
 from tests.spaces.darts.test_cells import assert_same, outcome
 
@@ -63,14 +63,14 @@ def test_a_darts_cell_lifts_to_the_same_network():
 def test_the_supernets_of_the_three_iterations_have_the_sizes_of_the_notes(depths, found, expected):
     n1, n2, n3 = depths
     row = ("normal_1",) * n1 + ("reduce_1",) + ("normal_2",) * n2 + ("reduce_2",) + ("normal_3",) * n3
-    growth = Growth(row, {kind: FIVE.cells[kind] for kind in KINDS[:found]})
+    growth = Growth(row, {kind: FIVE.cells[kind] for kind in CELL_TYPES[:found]})
     with torch.device("meta"):
         network: Any = SPACE.supernet(CIFAR, SEARCH, growth=growth)
     assert parameters(network) == expected
     assert len(network.cells) == sum(depths) + 2
     for kind, cell in zip(row, network.cells, strict=True):
-        assert isinstance(cell, FoundCell if kind in growth.found else MixedCell)
-        assert not any(isinstance(module, MixedOp) for module in cell.modules()) or kind not in growth.found
+        assert isinstance(cell, DiscreteCell if kind in growth.discrete else MixedCell)
+        assert not any(isinstance(module, MixedOp) for module in cell.modules()) or kind not in growth.discrete
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_the_supernets_of_the_three_iterations_have_the_sizes_of_the_notes(depth
     [(5, "1R2R3"), (6, "11R2R3"), (7, "11R2R33"), (8, "11R22R33"), (14, "1111R2222R3333")],
 )
 def test_a_stage_is_what_lies_between_two_reductions(cells, expected):
-    assert "".join("R" if kind.startswith("reduce") else kind[-1] for kind in kinds(cells)) == expected
-    assert [kind for kind in kinds(cells) if kind.startswith("reduce")] == ["reduce_1", "reduce_2"]
+    assert "".join("R" if kind.startswith("reduce") else kind[-1] for kind in cell_types(cells)) == expected
+    assert [kind for kind in cell_types(cells) if kind.startswith("reduce")] == ["reduce_1", "reduce_2"]
 
 
 @pytest.mark.parametrize("cells", [3, 4])
@@ -99,7 +99,7 @@ def test_an_architecture_comes_back_from_its_record_with_every_cell_in_its_stage
     assert again == drawn
     assert again.id == drawn.id
     assert again.cells == drawn.cells
-    assert list(drawn.cells) == list(KINDS)
+    assert list(drawn.cells) == list(CELL_TYPES)
     assert drawn.to_dict()["stages"] == ["shallow", "middle", "deep"]
     assert len({*drawn.cells.values()}) == 5
 
@@ -145,13 +145,13 @@ def supernet(growth, reference=False, seed=0):
 
 
 def mix(tables):
-    weights = {kind: tables["normal" if kind.startswith("normal") else "reduce"].softmax(-1) for kind in KINDS}
+    weights = {kind: tables["normal" if kind.startswith("normal") else "reduce"].softmax(-1) for kind in CELL_TYPES}
     return SoftMix(weights)
 
 
 @pytest.mark.parametrize("found", [0, 2, 4])
 def test_the_engine_and_the_reference_agree_on_every_supernet_of_a_search(found):
-    growth = Growth(ROW, {kind: FIVE.cells[kind] for kind in KINDS[:found]})
+    growth = Growth(ROW, {kind: FIVE.cells[kind] for kind in CELL_TYPES[:found]})
     form = ImageForm(1, 8, 8, 4)
     plain, quick = supernet(growth, reference=True), supernet(growth)
     quick.load_state_dict(plain.state_dict())
@@ -163,7 +163,7 @@ def bits(network):
 
 
 def test_a_deeper_supernet_takes_over_the_weights_that_it_can():
-    young = supernet(Growth(KINDS, {}), seed=1)
+    young = supernet(Growth(CELL_TYPES, {}), seed=1)
     cell = random_cell(torch.Generator().manual_seed(3))
     older, before = bits(young), bits(supernet(Growth(ROW, {"normal_1": cell, "reduce_1": V2.reduce}), seed=2))
     deep = supernet(Growth(ROW, {"normal_1": cell, "reduce_1": V2.reduce}), seed=2)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.architectures.cell_shape import EDGES
+from nas.architectures.cell_shape import DARTS_EDGES
 from nas.architectures.darts import PRIMITIVES, DartsArchitecture
 from nas.config.params import Size
 from nas.contracts import ImageForm
@@ -15,10 +15,10 @@ SPACE = DartsSpace()
 
 
 def test_edges_are_numbered_by_node_then_predecessor():
-    assert len(EDGES) == 14
-    assert EDGES.index((5, 4)) == 13
-    assert EDGES.index((3, 0)) == 2
-    assert [EDGES.index((node, 0)) for node in (2, 3, 4, 5)] == [0, 2, 5, 9]
+    assert len(DARTS_EDGES) == 14
+    assert DARTS_EDGES.index((5, 4)) == 13
+    assert DARTS_EDGES.index((3, 0)) == 2
+    assert [DARTS_EDGES.index((node, 0)) for node in (2, 3, 4, 5)] == [0, 2, 5, 9]
 
 
 def test_each_of_the_fourteen_edges_of_both_cells_chooses_among_the_primitives():
@@ -66,7 +66,7 @@ def test_operations_and_predecessors_are_drawn_uniformly():
 
 def scored(scores, op=4):
     """14 edges with this operation, and these strengths where given: edge -> strength."""
-    return [(op, scores.get(edge, 0.0)) for edge in EDGES]
+    return [(op, scores.get(edge, 0.0)) for edge in DARTS_EDGES]
 
 
 def test_the_two_strongest_edges_of_a_node_stay_in_order_of_predecessor():
@@ -85,8 +85,8 @@ def test_no_edge_that_goes_is_stronger_than_one_that_stays(edges):
     cell = strongest_edges(edges)
     for node in range(2, 6):
         kept = cell[2 * (node - 2) : 2 * (node - 1)]
-        assert all(PRIMITIVES[edges[EDGES.index((node, pred))][0]] == op for op, pred in kept)
-        strength = {pred: edges[EDGES.index((node, pred))][1] for pred in range(node)}
+        assert all(PRIMITIVES[edges[DARTS_EDGES.index((node, pred))][0]] == op for op, pred in kept)
+        strength = {pred: edges[DARTS_EDGES.index((node, pred))][1] for pred in range(node)}
         stays = {pred for _, pred in kept}
         assert len(stays) == 2
         assert min(strength[pred] for pred in stays) >= max(
@@ -110,7 +110,7 @@ def test_every_random_architecture_is_one_choice_and_its_edges_run_in_the_supern
     found, running = SPACE.choose(choices), SPACE.path(choices).choices
     for kind, cell in (("normal", found.normal), ("reduce", found.reduce)):
         edges = {(2 + index // 2, pred): PRIMITIVES.index(op) for index, (op, pred) in enumerate(cell)}
-        assert running[kind] == [edges.get(edge, 0) for edge in EDGES]
+        assert running[kind] == [edges.get(edge, 0) for edge in DARTS_EDGES]
 
 
 def test_the_cost_of_an_operation_is_that_of_the_common_table():

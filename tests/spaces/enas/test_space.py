@@ -13,7 +13,7 @@ from nas.architectures.enas import ENAS_OPS, EnasArchitecture, loose_ends
 from nas.complexity import count, parameters
 from nas.config.params import Size
 from nas.contracts import HardMix, ImageForm
-from nas.spaces.enas.cells import EnasNetwork, EnasSupernet, FoundEnasCell, SampledCell, cell_of, enas_op
+from nas.spaces.enas.cells import DiscreteEnasCell, EnasNetwork, EnasSupernet, SampledCell, cell_of, enas_op
 from nas.spaces.enas.space import EnasSpace
 
 SPACE = EnasSpace()
@@ -22,7 +22,7 @@ CIFAR10, LARGE, SEARCHED = (
     Size(cells=20, channels=36, stem="cifar"),
     Size(cells=8, channels=16, stem="cifar"),
 )
-KINDS = ("normal", "reduce")
+CELL_TYPES = ("normal", "reduce")
 NODES = {  # every node of both cells: input 1, input 2, operation 1, operation 2
     "wide": lambda node: [0, 1, 3, 3],
     "chain": lambda node: [1 + node, 0, 4, 0],
@@ -40,7 +40,7 @@ GOLDEN = {  # parameters: 20 cells of 36 channels with scales, 8 of 16 without; 
 
 
 def choices(name):
-    return {kind: [choice for node in range(5) for choice in NODES[name](node)] for kind in KINDS}
+    return {kind: [choice for node in range(5) for choice in NODES[name](node)] for kind in CELL_TYPES}
 
 
 @st.composite
@@ -49,7 +49,7 @@ def any_choices(draw):
 
 
 def test_forty_variables_with_180_categories():
-    counts = [len(names) for kind in KINDS for names in SPACE.categories()[kind]]
+    counts = [len(names) for kind in CELL_TYPES for names in SPACE.categories()[kind]]
     assert counts == [k for node in range(5) for k in (2 + node, 2 + node, 5, 5)] * 2
     assert (len(counts), sum(counts), sum(counts) - len(counts)) == (40, 180, 140)
     assert math.log10(math.prod(counts)) == pytest.approx(25.4, abs=0.05)
@@ -73,11 +73,11 @@ def test_a_path_through_the_supernet_has_the_golden_parameters_without_scales(na
 
 def costs(size, affine):
     found = SPACE.costs(CIFAR10, size, affine)
-    return {kind: found[kind][2] for kind in KINDS}, found
+    return {kind: found[kind][2] for kind in CELL_TYPES}, found
 
 
 def separable(found, chosen):
-    return sum(row[k] for kind in KINDS for row, k in zip(found[kind], chosen[kind], strict=True))
+    return sum(row[k] for kind in CELL_TYPES for row, k in zip(found[kind], chosen[kind], strict=True))
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -96,9 +96,9 @@ def test_golden_separable_complexity(name):
 def test_golden_costs(size, affine, normal, reduce, largest, mean):
     ops, found = costs(size, affine)
     assert ops == {"normal": (0, 0, 0, *normal), "reduce": (0, 0, 0, *reduce)}
-    assert not any(value for kind in KINDS for at, row in enumerate(found[kind]) if at % 4 < 2 for value in row)
-    assert sum(max(row) for kind in KINDS for row in found[kind]) == largest
-    assert sum(sum(row) / len(row) for kind in KINDS for row in found[kind]) == pytest.approx(mean)
+    assert not any(value for kind in CELL_TYPES for at, row in enumerate(found[kind]) if at % 4 < 2 for value in row)
+    assert sum(max(row) for kind in CELL_TYPES for row in found[kind]) == largest
+    assert sum(sum(row) / len(row) for kind in CELL_TYPES for row in found[kind]) == pytest.approx(mean)
 
 
 @pytest.mark.parametrize("size", [SEARCHED, Size(cells=3, channels=2, stem="cifar")])
@@ -115,7 +115,7 @@ def test_multiply_adds_of_a_path_are_those_that_run(size, form):
 def test_a_found_cell_with_the_weights_of_a_path_computes_what_the_path_does(chosen, reduce):
     torch.manual_seed(0)
     cell = cell_of(chosen["normal"])
-    shared, found = SampledCell(6, 2, 2, False, reduce), FoundEnasCell(cell, 6, 2, 2, False, reduce)
+    shared, found = SampledCell(6, 2, 2, False, reduce), DiscreteEnasCell(cell, 6, 2, 2, False, reduce)
     weights = dict(shared.named_parameters())
     outputs: list[torch.Tensor] = [weights[f"outputs.{node - 2}.weight"] for node in loose_ends(cell)]
     with torch.no_grad():
@@ -135,7 +135,7 @@ def test_what_is_not_sampled_does_not_run_and_both_slots_share_a_module():
     network(torch.randn(2, 1, 8, 8), SPACE.path(choices("dup"))).sum().backward()
     ran = {n.split(".")[3] for n, p in network.named_parameters() if ".ops." in n and p.grad is not None}
     assert ran == {f"{node}-0-sep_conv_3x3" for node in range(2, 7)}
-    swapped = {kind: [0, 1, 3, 4] * 5 for kind in KINDS}, {kind: [1, 0, 4, 3] * 5 for kind in KINDS}
+    swapped = {kind: [0, 1, 3, 4] * 5 for kind in CELL_TYPES}, {kind: [1, 0, 4, 3] * 5 for kind in CELL_TYPES}
     images = torch.randn(2, 1, 8, 8)
     first, second = (network(images, SPACE.path(chosen)) for chosen in swapped)
     torch.testing.assert_close(first, second)

@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from nas.architectures.base import Architecture, ArchitectureError
 from nas.architectures.nasbench201 import (
-    EDGES,
-    KINDS,
+    CELL_TYPES,
+    NASBENCH201_EDGES,
     OPERATIONS,
     NasBench201Architecture,
     NasBench201LayeredArchitecture,
@@ -31,7 +31,7 @@ three_cells = st.tuples(cells, cells, cells)
 
 
 def layered(*stages):
-    return NasBench201LayeredArchitecture.parse(dict(zip(KINDS, stages, strict=True)))
+    return NasBench201LayeredArchitecture.parse(dict(zip(CELL_TYPES, stages, strict=True)))
 
 
 def pairs(*ops):
@@ -46,7 +46,7 @@ def test_the_cells_survive_their_strings_and_their_record_each_in_its_stage(stag
     found = layered(*stages)
     again = NasBench201LayeredArchitecture.read(found.texts)
     assert again == found == Architecture.from_dict(found.to_dict()) == SPACE.parse(found.to_dict())
-    assert list(found.cells.items()) == list(zip(KINDS, stages, strict=True))
+    assert list(found.cells.items()) == list(zip(CELL_TYPES, stages, strict=True))
     assert (layered(*stages[::-1]).id == found.id) == (stages[0] == stages[2])
 
 
@@ -79,7 +79,7 @@ def test_there_is_a_cell_per_stage_or_one_for_all(texts):
 
 def test_the_stages_are_drawn_side_by_side():
     (sheet,) = NasBench201LayeredArchitecture.read([RESNET, POOLS, RESNET]).sheets().values()
-    assert [graph.name for graph in sheet] == list(KINDS)
+    assert [graph.name for graph in sheet] == list(CELL_TYPES)
     assert sheet[0].edges == NasBench201Architecture.read(RESNET).graphs()[0].edges != sheet[1].edges
 
 
@@ -134,7 +134,7 @@ def outcome(network, mix_of):
     generator = torch.Generator().manual_seed(2)
     images = torch.randn(3, 1, 8, 8, generator=generator, dtype=torch.float64)
     images = images.contiguous(memory_format=torch.channels_last)
-    alphas = {k: torch.randn(6, 5, generator=generator, dtype=torch.float64, requires_grad=True) for k in KINDS}
+    alphas = {k: torch.randn(6, 5, generator=generator, dtype=torch.float64, requires_grad=True) for k in CELL_TYPES}
     logits = network(images, mix_of({kind: alpha.softmax(-1) for kind, alpha in alphas.items()}))
     cross_entropy(logits, torch.tensor([0, 2, 1])).backward()
     gradients = {name: p.grad for name, p in network.named_parameters()}
@@ -143,21 +143,23 @@ def outcome(network, mix_of):
 
 def alive(tables):
     ops = [[NONE, SKIP, THREE], [ONE], [], [NONE, POOL], [ONE, THREE], [SKIP, POOL]]
-    return SoftMix(tables, dict(zip(KINDS, (ops, ops[::-1], ops[2:] + ops[:2]), strict=True)))
+    return SoftMix(tables, dict(zip(CELL_TYPES, (ops, ops[::-1], ops[2:] + ops[:2]), strict=True)))
 
 
 def path(tables):
-    return HardMix({kind: [(e + k) % 5 for e in range(6)] for k, kind in enumerate(KINDS)})
+    return HardMix({kind: [(e + k) % 5 for e in range(6)] for k, kind in enumerate(CELL_TYPES)})
 
 
 @pytest.mark.parametrize("mix_of", [SoftMix, alive, path], ids=["soft", "alive", "hard"])
 @pytest.mark.parametrize("found", [0, 1, 2])
 def test_the_engine_and_the_reference_agree_on_every_supernet_of_a_search(found, mix_of):
-    growth = Growth(ROW if found else KINDS, {kind: FOUND[kind] for kind in KINDS[:found]})
+    growth = Growth(ROW if found else CELL_TYPES, {kind: FOUND[kind] for kind in CELL_TYPES[:found]})
     plain, quick = supernet(growth, reference=True), supernet(growth)
     quick.load_state_dict(plain.state_dict())
     expected, batched = outcome(plain, mix_of), outcome(quick, mix_of)
-    assert [kind for kind in KINDS if expected[kind] is not None] == ([] if mix_of is path else list(KINDS[found:]))
+    assert [kind for kind in CELL_TYPES if expected[kind] is not None] == (
+        [] if mix_of is path else list(CELL_TYPES[found:])
+    )
     for name, value in expected.items():
         if value is None:
             assert batched[name] is None, name
@@ -171,38 +173,40 @@ def blocks(network):
 
 def test_residual_blocks_stand_between_the_stages_of_any_row():
     assert blocks(SPACE.supernet(EVEN, SIZE.model_copy(update={"cells": 8}))) == "ccrccrcc"
-    assert blocks(supernet(Growth(KINDS))) == "crcrc"
+    assert blocks(supernet(Growth(CELL_TYPES))) == "crcrc"
     assert blocks(supernet(Growth(ROW, FOUND))) == "ccrcrc"
     ended = supernet(Growth(("cell_1", "cell_1", "cell_2"), FOUND))
     assert (blocks(ended), ended.classifier.in_features) == ("ccrc", 2 * SIZE.channels)
-    whole = [kind for kind in KINDS for _ in range(5)]
-    assert SPACE.supernet(EVEN, SIZE, growth=Growth(tuple(whole))).kinds == SPACE.supernet(EVEN, OFFICIAL).kinds
+    whole = [kind for kind in CELL_TYPES for _ in range(5)]
+    assert (
+        SPACE.supernet(EVEN, SIZE, growth=Growth(tuple(whole))).cell_types == SPACE.supernet(EVEN, OFFICIAL).cell_types
+    )
 
 
 def test_a_stem_of_imagenet_is_refused_of_a_growing_supernet_too():
     with pytest.raises(ArchitectureError, match="has that of 'cifar' alone"):
-        SPACE.supernet(EVEN, SIZE.model_copy(update={"stem": "imagenet"}), growth=Growth(KINDS))
+        SPACE.supernet(EVEN, SIZE.model_copy(update={"stem": "imagenet"}), growth=Growth(CELL_TYPES))
 
 
 def test_a_found_cell_holds_its_own_operations_and_runs_as_their_path():
-    young, grown = supernet(Growth(KINDS)), supernet(Growth(KINDS, {"cell_1": FOUND["cell_1"]}), seed=1)
+    young, grown = supernet(Growth(CELL_TYPES)), supernet(Growth(CELL_TYPES, {"cell_1": FOUND["cell_1"]}), seed=1)
     grown.inherit(young)
     first = grown.cells[0]
     assert isinstance(first, MixedCell)
     assert parameters(first) == 2**2 * (9 + 1 + 9)
     chosen = [OPERATIONS.index(op) for op, _ in FOUND["cell_1"]]
-    deeper = {kind: [POOL, ONE, SKIP, THREE, NONE, ONE] for kind in KINDS[1:]}
+    deeper = {kind: [POOL, ONE, SKIP, THREE, NONE, ONE] for kind in CELL_TYPES[1:]}
     images = torch.randn(3, 1, 8, 8, dtype=torch.float64)
     expected = young(images, HardMix({"cell_1": chosen, **deeper}))
     torch.testing.assert_close(grown(images, HardMix(deeper)), expected, rtol=0, atol=0)
 
 
 def test_a_deeper_supernet_takes_over_the_weights_of_cells_and_blocks():
-    young, grown = supernet(Growth(KINDS)), supernet(Growth(ROW, {"cell_1": FOUND["cell_1"]}), seed=1)
+    young, grown = supernet(Growth(CELL_TYPES)), supernet(Growth(ROW, {"cell_1": FOUND["cell_1"]}), seed=1)
     grown.inherit(young)
     before, after = young.state_dict(), grown.state_dict()
     places = {0: 0, 1: 0, 2: 1, 3: 2, 4: 3, 5: 4}  # both copies of the first cell take its weights
-    assert [grown.kinds[new] for new in places] == [young.kinds[old] for old in places.values()]
+    assert [grown.cell_types[new] for new in places] == [young.cell_types[old] for old in places.values()]
     for name, value in after.items():
         part, place, *rest = name.split(".")
         old = ".".join([part, str(places[int(place)]), *rest]) if part == "cells" else name
@@ -222,5 +226,5 @@ def test_a_supernet_that_ended_earlier_leaves_the_new_stage_as_it_is():
 def test_every_edge_has_its_index_and_its_node():
     cell = pairs(*range(5), 0)
     assert SPACE.edges_of(cell) == ONE_CELL.edges_of(cell) == list(range(6))
-    assert [*zip(SPACE.nodes_of(cell), (pred for _, pred in cell), strict=True)] == list(EDGES)
+    assert [*zip(SPACE.nodes_of(cell), (pred for _, pred in cell), strict=True)] == list(NASBENCH201_EDGES)
     assert all(a <= b for a, b in pairwise(SPACE.nodes_of(cell)))

@@ -16,13 +16,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from nas.architectures.base import Architecture, ArchitectureError
-from nas.architectures.nasbench201 import CELLS, EDGES, OPERATIONS, NasBench201Architecture
+from nas.architectures.nasbench201 import CELLS, NASBENCH201_EDGES, OPERATIONS, NasBench201Architecture
 from nas.complexity import count
 from nas.config.params import Size
 from nas.contracts import CategoricalSpace, Growth, HardMix, ImageForm, SoftMix
 from nas.spaces.blocks.stems import AuxiliaryHead
 from nas.spaces.nasbench201 import cells as nasbench201_cells
-from nas.spaces.nasbench201.cells import FoundCell, MixedCell, Residual, live, stage_cells
+from nas.spaces.nasbench201.cells import DiscreteCell, MixedCell, Residual, live, stage_cells
 from nas.spaces.registry import get_space
 from tests.shared import TABLE, needs_table
 
@@ -179,16 +179,16 @@ def test_a_supernet_that_grows_is_none_of_this_space():
 def test_a_network_has_the_layout_of_the_benchmark():
     network = SPACE.network(NasBench201Architecture.read(RESNET), ImageForm(3, 32, 32, 10), OFFICIAL, auxiliary=False)
     assert stage_cells(OFFICIAL) == 5
-    kinds = "".join("c" if isinstance(block, FoundCell) else "r" for block in network.cells)
+    kinds = "".join("c" if isinstance(block, DiscreteCell) else "r" for block in network.cells)
     assert kinds == "ccccc" + "r" + "ccccc" + "r" + "ccccc"
-    assert all(isinstance(block, FoundCell | Residual) for block in network.cells)
+    assert all(isinstance(block, DiscreteCell | Residual) for block in network.cells)
     assert network.classifier.in_features == 64
     assert not [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.bias is not None]
 
 
 def test_a_cell_is_the_sum_that_its_string_says():
     torch.manual_seed(0)
-    found = FoundCell(["nor_conv_3x3", "skip_connect", "avg_pool_3x3", "nor_conv_1x1", "none", "skip_connect"], 4)
+    found = DiscreteCell(["nor_conv_3x3", "skip_connect", "avg_pool_3x3", "nor_conv_1x1", "none", "skip_connect"], 4)
     x = torch.randn(3, 4, 5, 5)
     first = found.ops[0](x)
     second = x + nn.AvgPool2d(3, 1, 1, count_include_pad=False)(first)
@@ -362,6 +362,6 @@ def test_every_edge_stays_and_none_may_be_found():
 def test_random_cells_are_uniform_over_edges_and_operations():
     generator = torch.Generator().manual_seed(0)
     draws = [SPACE.random(generator).operations for _ in range(2000)]
-    for e in range(len(EDGES)):
+    for e in range(len(NASBENCH201_EDGES)):
         for op in OPERATIONS:
             assert abs(sum(found[e] == op for found in draws) - 400) < 4 * (2000 * 0.2 * 0.8) ** 0.5
