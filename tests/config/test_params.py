@@ -73,7 +73,7 @@ def test_every_section_is_frozen():
         ({"search__eoinas__lamda": 3}, "'search.eoinas.lamda' is not a known key. Did you mean 'lambda'?"),
         (
             {"search__dart": {}},
-            "'search.dart' is not a known key. Did you mean 'darts'? Known: asng, common, darts, eoinas, given, ",
+            "'search.dart' is not a known key. Did you mean 'darts'? Known: asng, common, darts, eoinas, gdas, given, ",
         ),
         ({"derive__dart": {}}, "'derive.dart' is not a known key. Did you mean 'darts'? Known: asng, darts, eoinas, "),
         (

@@ -8,16 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from nas.complexity import Count
 from nas.config.params import SearchCommon
 from nas.config.yaml_file import read_yaml
-from nas.contracts import EdgeSpace, ImageForm, SoftMix
+from nas.contracts import ImageForm, SoftMix
 from nas.data.dataset import Batch
 from nas.methods import method_module, sections
 from nas.methods.shared.base import Setting
 from nas.registry import METHODS
-from nas.spaces.darts.layered import LayeredSpace
-from nas.spaces.darts.space import DartsSpace
 from nas.spaces.registry import get_space
 
 TREE = read_yaml(Path(__file__).parents[2] / "presets" / "digits.yaml")
@@ -87,38 +84,6 @@ SEARCHED = [name for name in METHODS if name != "given"]  # `given` has no epoch
 CASES = [(name, changes) for name in SEARCHED for changes in SHORT.get(name, [{}])]
 
 
-REMEMBERED = {"darts": DartsSpace, "layered": LayeredSpace}
-known: dict[Any, Any] = {}  # counts so far
-
-
-class Remembering(EdgeSpace):
-    """A space that counts each network once: counting takes longer than a training step.
-
-    A supernet in which some operations run is assumed to cost their share of all, unless `counts` is true.
-    """
-
-    counts = False
-
-    def supernet_macs(self, form: Any, size: Any, alive: Any = None, growth: Any = None) -> int:
-        if alive is not None and Remembering.counts:
-            return super().supernet_macs(form, size, alive, growth)
-        key = self.name, form, size.cells, size.channels, repr(growth)
-        if key not in known:
-            known[key] = super().supernet_macs(form, size, None, growth)
-        edges = [ops for kind in alive or () for ops in alive[kind]]
-        return known[key] * sum(map(len, edges)) // (8 * len(edges)) if edges else known[key]
-
-    def count(self, architecture: Any, form: Any, size: Any) -> Count:
-        key = architecture, form, size.cells, size.channels
-        if key not in known:
-            known[key] = super().count(architecture, form, size)
-        return known[key]
-
-
-def remembering(name: str) -> Any:
-    return type("Remembering" + name, (Remembering, REMEMBERED[name]), {})()
-
-
 def common(**changes: Any) -> SearchCommon:
     small = {"epochs": 2, "batch": 4, "cells": 3, "channels": 2}
     return SearchCommon.model_validate({**PRESET["common"], **small, **changes})
@@ -129,8 +94,7 @@ def setting(
 ) -> Setting:
     if space.startswith("nasbench201"):
         changes = {"cells": 5, **changes}  # its smallest
-    chosen = remembering(space) if space in REMEMBERED else get_space(space)
-    return Setting(chosen, form, common(**changes), device, "float32", STEPS, graphs)
+    return Setting(get_space(space), form, common(**changes), device, "float32", STEPS, graphs)
 
 
 def build(name: str, seed: int = 0, method: dict[str, Any] | None = None, **changes: Any) -> Any:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nas.architectures.darts import DartsArchitecture
 from nas.architectures.genotypes import _darts
 from nas.spaces.registry import get_space
-from tests.methods.settings import STEPS, Remembering, advance, build, in_double_precision
+from tests.methods.settings import STEPS, advance, build, in_double_precision
 from tests.methods.test_methods import saved
 
 eoinas = importlib.import_module("nas.methods.eoinas")
@@ -251,10 +251,8 @@ def test_a_slimming_point_itself_changes_no_weight_and_no_alpha():
     assert not same(method.alphas, alphas)
 
 
-def test_pruned_operations_do_not_run_and_the_search_gets_cheaper(monkeypatch):
+def test_pruned_operations_do_not_run_and_the_search_gets_cheaper():
     method, _ = searching(4)
-    monkeypatch.setattr(Remembering, "counts", True)
-    method.keep(method.alive)
     assert method.alive_now == 6
     ran = set()
     for cell, kind in zip(method.supernet.cells, method.supernet.cell_types, strict=True):

@@ -21,7 +21,7 @@ from nas.spaces.blocks.ops import supernet_op
 from nas.spaces.darts.cells import DiscreteCell, MixedCell, MixedOp
 from nas.spaces.darts.layered import CELL_TYPES, LayeredSpace
 from stages.derive import width_like
-from tests.methods.settings import PRESET, STEPS, Remembering, advance, batch, build, common, in_double
+from tests.methods.settings import PRESET, STEPS, advance, batch, build, common, in_double
 from tests.methods.test_methods import assert_equal, saved
 
 lfr: Any = method_module("lfr_darts")
@@ -329,7 +329,6 @@ def test_the_unrolled_gradient_of_a_step_of_lr_zero_is_that_of_first_order():
 
 
 def test_a_search_costs_what_its_supernets_cost(monkeypatch):
-    monkeypatch.setattr(Remembering, "counts", True)
     method = build("lfr_darts", method=SHORT)
     expected = 0
     for epoch in range(method.epochs):
