@@ -1,4 +1,4 @@
-"""The methods and spaces that are built in: the one list that a new method or a new space is added to."""
+"""The built-in methods and spaces. A new method or space is added here and nowhere else."""
 
 from typing import NamedTuple
 
