@@ -6,7 +6,7 @@ gradient descent, its weak connections are pruned, the supernet is deepened by m
 (relaxation, bi-level steps, rule of the cell), P-DARTS' (a supernet of 5 cells that grows, 25 epochs of which 10 warm
 up, their optimisers), or ours: stages as layers, `groups`, `future`, the growth, weights after it, every option, the
 search in NAS-Bench-201's skeleton.
-Shapes: alphas [14 edges, 8 operations], there [6, 5], one table per cell type. A cell type is found (discrete), current
+Shapes: alphas [14 edges, 8 operations], there [6, 5], one table per cell type. A cell type is discrete, current
 (searched in this iteration) or future (searched in a later one).
 """
 
@@ -52,7 +52,7 @@ class Params(RelaxedParams):
     alpha_clip: float = Field(gt=0)
     joint_reduction: bool  # a stage's normal and reduction cell in one iteration, or in two; where `groups` is null
     groups: Annotated[Stages | None, BeforeValidator(as_groups)]  # any other order
-    n_grow: int = Field(ge=1)  # copies of a normal cell once it is found
+    n_grow: int = Field(ge=1)  # copies of a normal cell once it is discrete
     future: Literal["uniform", "trainable", "absent"]
     inherit: bool
     prune: Literal["end", "progressive"]
@@ -119,7 +119,7 @@ class DeriveParams(Section):
 
 
 def repeats(params: Params, stages: Stages, iteration: int) -> dict[str, int]:
-    """Copies of each cell type: one, and `n_grow` of a normal type once it is found."""
+    """Copies of each cell type: one, and `n_grow` of a normal type once it is discrete."""
     earlier = {cell_type for group in params.iterations(stages)[:iteration] for cell_type in group}
     grown = earlier.intersection(normals(stages))
     return {cell_type: params.n_grow if cell_type in grown else 1 for cell_type in cell_types(stages)}
@@ -199,7 +199,7 @@ class Method(RelaxedSearch[Params]):
 
     def setup(self) -> None:
         self.alpha_clip, self.second_order = self.params.alpha_clip, self.params.order == "unrolled"
-        self.found: dict[str, list[tuple[str, int]]] = {}
+        self.discrete: dict[str, list[tuple[str, int]]] = {}
         self.records: list[dict[str, Any]] = []
         super().setup()
 
@@ -220,7 +220,7 @@ class Method(RelaxedSearch[Params]):
         params = self.params
         self.iteration, self.current = iteration, self.iterations[iteration]
         earlier = [cell_type for group in self.iterations[:iteration] for cell_type in group]
-        discrete = {cell_type: self.found[cell_type] for cell_type in earlier}
+        discrete = {cell_type: self.discrete[cell_type] for cell_type in earlier}
         self.growth = Growth(row(params, self.stages, iteration), discrete)
         self.mixed = [t for t in self.names if t in self.growth.cell_types and t not in earlier]
         trained = self.mixed if params.future == "trainable" else self.current
@@ -296,10 +296,10 @@ class Method(RelaxedSearch[Params]):
         for cell_type in self.current:
             limit = self.params.max_skips if cell_type in normals(self.stages) else None
             cell = prune(self.alphas[cell_type].cpu(), self.alive[cell_type], self.space, limit)
-            self.found[cell_type] = [(op, pred) for op, pred in cell]
-            record["cells"][cell_type]["found"] = [list(pair) for pair in self.found[cell_type]]
+            self.discrete[cell_type] = [(op, pred) for op, pred in cell]
+            record["cells"][cell_type]["found"] = [list(pair) for pair in self.discrete[cell_type]]
         self.records.append(record)
-        print("\n".join(explained(record, self.found)), flush=True)
+        print("\n".join(explained(record, self.discrete)), flush=True)
 
     def examined(self) -> dict[str, Any]:
         """What the iteration worked on, and what the pruning rests on."""
@@ -324,33 +324,33 @@ class Method(RelaxedSearch[Params]):
     # --- State
 
     def search_state(self) -> dict[str, Any]:
-        found = {cell_type: [list(pair) for pair in self.found[cell_type]] for cell_type in self.names}
+        found = {cell_type: [list(pair) for pair in self.discrete[cell_type]] for cell_type in self.names}
         depth = len(row(self.params, self.stages, len(self.iterations)))
         return {"found": found, "iterations": self.records, "depth": depth}
 
     def state_dict(self) -> dict[str, Any]:
-        state = {"found": self.found, "records": self.records, "alive": self.alive, "slope": self.slope}
+        state = {"discrete": self.discrete, "records": self.records, "alive": self.alive, "slope": self.slope}
         return {**super().state_dict(), **state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.found, self.records = dict(state["found"]), list(state["records"])
+        self.discrete, self.records = dict(state["discrete"]), list(state["records"])
         self.begin(state["epoch"] // self.params.epochs_each)
         self.keep({cell_type: alive.cpu() for cell_type, alive in state["alive"].items()})
         self.slope = state["slope"].clone()
         super().load_state_dict(state)
 
 
-def explained(record: Mapping[str, Any], found: Mapping[str, Pairs]) -> Iterator[str]:
+def explained(record: Mapping[str, Any], discrete: Mapping[str, Pairs]) -> Iterator[str]:
     """Lines for the log: the derived cells, and by how much their edges lead."""
     depth = len(record["row"])
     yield f"end of an iteration after epoch {record['epoch'] + 1}: {depth} cells, parameters {record['params']}"
     for cell_type, cell in record["cells"].items():
-        pairs = " | ".join(f"{op} {pred}" for op, pred in found[cell_type])
+        pairs = " | ".join(f"{op} {pred}" for op, pred in discrete[cell_type])
         margin = ", ".join("-" if lead is None else f"{lead:.4f}" for lead in cell["margins"])
         yield f"  {cell_type}: {pairs}" + (f"; second over third edge of each node: {margin}" if margin else "")
-        skips = sum(op == SKIP_CONNECT for op, _ in found[cell_type])
-        if 2 * skips > len(found[cell_type]):
-            yield f"  warning: {skips} of the {len(found[cell_type])} operations of {cell_type} are skip connections"
+        skips = sum(op == SKIP_CONNECT for op, _ in discrete[cell_type])
+        if 2 * skips > len(discrete[cell_type]):
+            yield f"  warning: {skips} of the {len(discrete[cell_type])} operations of {cell_type} are skip connections"
 
 
 # --- Derivation

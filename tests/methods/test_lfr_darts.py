@@ -267,19 +267,19 @@ def test_found_cells_hold_no_mixed_edge_and_equal_what_was_committed():
     assert set(method.mixed) == {"normal_2", "reduce_2", "normal_3"}
     for kind, cell in zip(method.growth.cell_types, method.supernet.cells, strict=True):
         assert isinstance(cell, DiscreteCell if kind in ("normal_1", "reduce_1") else MixedCell)
-        if kind in method.found:
+        if kind in method.discrete:
             assert not any(isinstance(module, MixedOp) for module in cell.modules())
-            assert cell.preds == tuple(pred for _, pred in method.found[kind])
+            assert cell.preds == tuple(pred for _, pred in method.discrete[kind])
             ops: Any = cell.ops
-            for (op, pred), module in zip(method.found[kind], ops, strict=True):
+            for (op, pred), module in zip(method.discrete[kind], ops, strict=True):
                 stride = 2 if kind.startswith("reduce") and pred < 2 else 1
                 width = 2 if kind == "normal_1" else 4
                 assert str(module) == str(supernet_op(op, width, stride))
     assert method.records[0]["params"]["found"] == 0
-    first = bits({kind: torch.tensor([pred for _, pred in pairs]) for kind, pairs in method.found.items()})
+    first = bits({kind: torch.tensor([pred for _, pred in pairs]) for kind, pairs in method.discrete.items()})
     advance(method, 3 * STEPS, 6 * STEPS)
     for kind, preds in first.items():
-        assert torch.equal(torch.tensor([pred for _, pred in method.found[kind]]), preds)
+        assert torch.equal(torch.tensor([pred for _, pred in method.discrete[kind]]), preds)
 
 
 def test_every_iteration_begins_with_fresh_weights_and_the_first_lr_unless_it_inherits():
@@ -301,7 +301,7 @@ def test_a_trainable_future_learns_and_is_thrown_away():
     advance(method, 0, 2 * STEPS)
     deeper = method.alphas["normal_3"].detach().clone()
     assert deeper.abs().max() > 0.01
-    assert "normal_3" not in method.found
+    assert "normal_3" not in method.discrete
     method.start_epoch(2)
     assert method.alphas["normal_3"].abs().max() < 0.01, "begun anew"
 
@@ -368,7 +368,7 @@ def test_a_batch_of_fashion_mnist_runs_through_search_and_network(side):
         assert method.supernet(images, method.mix()).shape == (4, 10)
     method.start_epoch(2)
     method.step(data, data)
-    cells = {**FIVE.cells, **{kind: tuple(pairs) for kind, pairs in method.found.items()}}
+    cells = {**FIVE.cells, **{kind: tuple(pairs) for kind, pairs in method.discrete.items()}}
     size = method.setting.common.model_copy(update={"cells": 5})
     network = SPACE.network(SPACE.compose(cells), form, size, auxiliary=True)
     logits, second = network(images)
@@ -382,7 +382,7 @@ def test_the_engine_and_the_reference_find_the_same_cells(monkeypatch):
             method = build("lfr_darts", method=SHORT)
             runs[reference] = method, advance(method, 0, 6 * STEPS)
     (plain, expected), (quick, rows) = runs[True], runs[False]
-    assert quick.found == plain.found
+    assert quick.discrete == plain.discrete
     for found, row in zip(rows, expected, strict=True):
         assert found == pytest.approx(row, rel=1e-4)
 

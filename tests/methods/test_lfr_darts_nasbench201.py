@@ -114,7 +114,7 @@ def test_a_search_goes_through_three_iterations():
         assert record["params"]["mixed"] == 6 * 10 * mixed
     assert method.records[0]["params"]["found"] == 0, "a residual block is no cell"
     (main,) = lfr.derive(method.search_state(), lfr.DeriveParams(rule="collected", controls=()), SPACE)
-    found = {kind: tuple(op for op, _ in pairs) for kind, pairs in method.found.items()}
+    found = {kind: tuple(op for op, _ in pairs) for kind, pairs in method.discrete.items()}
     assert main.architecture.cells == found
 
 
@@ -138,7 +138,7 @@ def test_the_engine_and_the_reference_walk_the_same_search(monkeypatch, inherit)
             runs[reference] = method, advance(method, 0, 6 * STEPS)
         monkeypatch.undo()
     (plain, expected), (quick, rows) = runs[True], runs[False]
-    assert quick.found == plain.found
+    assert quick.discrete == plain.discrete
     assert quick.alphas["cell_3"].dtype == torch.float64
     for found, row in zip(rows, expected, strict=True):
         assert found == pytest.approx(row, rel=1e-9)
@@ -183,7 +183,7 @@ def test_found_cells_run_one_operation_an_edge_and_cost_less():
         macs.append(method.image_macs)
     assert macs[0] == macs[1] > macs[2] > macs[4]
     assert [type(part) for part in method.supernet.cells[:2]] == [MixedCell, Residual]
-    for edge, (op, _) in zip(method.supernet.cells[0].edges, method.found["cell_1"], strict=True):
+    for edge, (op, _) in zip(method.supernet.cells[0].edges, method.discrete["cell_1"], strict=True):
         assert {i for i, held in enumerate(edge.ops) if list(held.parameters())} <= {OPERATIONS.index(op)}
 
 

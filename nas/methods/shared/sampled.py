@@ -146,7 +146,7 @@ class SampledSearch(SupernetSearch[P]):
         self.distributions = [Categorical(self.counts, rule) for _ in self.labels]
         self.seed = int(torch.randint(2**31, ()))  # of the random architectures that `derive` may be asked for
         self.passes["judged_images"] = 0  # forward only
-        self.found: list[dict[str, float | None]] = []
+        self.mode_figures: list[dict[str, float | None]] = []
         self.sums: dict[str, float] = {}
 
     def even_mixture(self) -> tuple[SoftMix, int]:
@@ -308,12 +308,12 @@ class SampledSearch(SupernetSearch[P]):
 
     def judge_modes(self, valid_pass: ValidPass) -> None:
         """Measure the likeliest architecture of each distribution with the supernet's weights, once, at the end."""
-        self.found = []
+        self.mode_figures = []
         for distribution in self.distributions:
             path = self.space.path(self.split(ds.mode(distribution.table)))
             figures = self.measured(path, valid_pass)
             loss = figures["valid_loss"]
-            self.found.append({**figures, "valid_loss": loss if isfinite(loss) else None})
+            self.mode_figures.append({**figures, "valid_loss": loss if isfinite(loss) else None})
 
     def incumbent(self) -> dict[str, ArchitectureLike]:
         """Empty in the warm-up, in which all categories are equally likely."""
@@ -333,20 +333,20 @@ class SampledSearch(SupernetSearch[P]):
             "seed": self.seed,
             "tables": [trimmed(d.table, self.counts) for d in self.distributions],
             "costs": trimmed(self.costs, self.counts),
-            "found": self.found,
+            "found": self.mode_figures,
         }
 
     def state_dict(self) -> dict[str, Any]:
         return {
             **super().state_dict(),
             "seed": self.seed,
-            "found": self.found,
+            "found": self.mode_figures,
             "sums": self.sums,
             "distributions": [d.state_dict() for d in self.distributions],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.seed, self.found, self.sums = state["seed"], list(state["found"]), dict(state["sums"])
+        self.seed, self.mode_figures, self.sums = state["seed"], list(state["found"]), dict(state["sums"])
         for distribution, saved in zip(self.distributions, state["distributions"], strict=True):
             distribution.load_state_dict(saved)
