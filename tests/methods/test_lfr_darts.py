@@ -321,7 +321,7 @@ def test_the_unrolled_gradient_of_a_step_of_lr_zero_is_that_of_first_order():
         method = build("lfr_darts", method={"order": order, "warmup": 0, "inherit": True})
         method.start_epoch(0)
         method.trainer.optimiser.param_groups[0]["lr"] = 0.0
-        method.alpha_step(batch(0), batch(1))
+        method.architect.descend(method.alpha_gradients(batch(0), batch(1)))
         found[order] = bits(method.alphas)
         assert method.passes == {"train_images": 12 * (order == "unrolled"), "valid_images": 4}
     for kind in ("normal_1", "reduce_1"):
@@ -349,7 +349,7 @@ def test_the_log_says_what_was_found_and_warns_of_skips(capsys):
         method.alphas["reduce_1"][:, SKIP] += 9
     advance(method, 2 * STEPS - 1, 2 * STEPS)
     said = capsys.readouterr().out
-    assert "iteration over at the end of epoch 2: 5 cells" in said
+    assert "end of an iteration after epoch 2: 5 cells" in said
     assert "  reduce_1: skip_connect 0 | skip_connect 1 |" in said
     assert "warning: 8 of the 8 operations of reduce_1 are skip connections" in said
 
