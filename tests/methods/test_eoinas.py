@@ -310,9 +310,9 @@ def test_the_order_of_the_two_steps_is_a_parameter():
     for order in ("w_then_a", "a_then_w"):
         method = build("eoinas", method={"warmup": 1, "order": order})
         calls = orders[order] = []
-        descend, alpha_step = method.trainer.descend, method.alpha_step
+        descend, alpha_step = method.trainer.descend, method.alpha_gradients
         method.trainer.descend = lambda loss, f=descend, c=calls: (c.append("w"), f(loss))[1]
-        method.alpha_step = lambda batch, f=alpha_step, c=calls: (c.append("a"), f(batch))[1]
+        method.alpha_gradients = lambda *halves, f=alpha_step, c=calls: (c.append("a"), f(*halves))[1]
         advance(method, STEPS, STEPS + 1)
     assert orders == {"w_then_a": ["w", "a"], "a_then_w": ["a", "w"]}
 
@@ -320,7 +320,7 @@ def test_the_order_of_the_two_steps_is_a_parameter():
 def test_the_log_says_why_an_operation_went(capsys):
     method, _ = searching(3)
     lines = capsys.readouterr().out.splitlines()
-    told = [line for line in lines if "* goes:" in line]
+    told = [line for line in lines if "* is removed:" in line]
     assert len(told) == 28
     for line, op in zip(told[:14], method.slimming[0]["cells"]["normal"]["dropped"], strict=True):
         names = method.names["normal"][0]
