@@ -20,7 +20,7 @@ from nas.architectures.channel import ChannelArchitecture
 from nas.architectures.channel_masks import Masks
 from nas.architectures.channel_sizes import effective
 from nas.engine.placement import place
-from nas.methods.tenas import shortest
+from nas.methods.shared.gate_scores import shortest
 from nas.spaces.channel.space import ChannelSpace
 from nas.spaces.channel.tables import to_masks
 

@@ -18,11 +18,47 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def parse(tree: Mapping[str, Any], source: str = "params.yaml") -> "Config":
-    """A parameter tree as the validated model, with the sections of every method that is built in."""
+    """A parameter tree as the validated model, with the sections of every method that is built in.
+
+    Raises:
+        ParamsError: a value is wrong, or a method cannot search the space that its section names.
+    """
     from nas.config.params import parse_config
     from nas.methods import sections
 
-    return parse_config(tree, *sections(), source)
+    config = parse_config(tree, *sections(), source)
+    for method in (name for name in config.search if name != "common"):
+        _check_search(config, method, source)
+    return config
+
+
+def _check_search(config: "Config", method: str, source: str) -> None:
+    """Raises ParamsError if the space of a method is unknown, or if its facts rule out what the section asks for."""
+    from nas.config.sections import ParamsError, did_you_mean
+    from nas.registry import SPACES
+    from nas.spaces.registry import get_space
+
+    params, key = config.search[method], f"{source}: 'search.{method}"
+    name = params.space
+    if name not in SPACES:
+        known = f"Known: {', '.join(SPACES)}."
+        raise ParamsError(f"{key}.space' is '{name}', which is not a space.{did_you_mean(name, list(SPACES))} {known}")
+    space = get_space(name)
+    if not params.accepts(space):
+        accepted = [other for other in SPACES if params.accepts(get_space(other))]
+        raise ParamsError(f"{key}.space' is '{name}', but {method} needs {params.needs}: {', '.join(accepted)}.")
+    if method not in config.methods:
+        return
+    if not config.retrain.seeds and not space.has_table:
+        tabled = ", ".join(other for other in SPACES if get_space(other).has_table)
+        raise ParamsError(
+            f"{key}.space' is '{name}', which has no benchmark table, and 'retrain.seeds' is empty: search in "
+            f"{tabled}, give a retrain seed, or leave {method} out of 'methods'."
+        )
+    try:
+        params.check(config.common, space)
+    except ValueError as error:
+        raise ParamsError(f"{key}': {error}.") from None
 
 
 def load(path: Path = PARAMS) -> "Config":

@@ -1,4 +1,4 @@
-"""The methods and spaces that are built in: the one list that a new method or a new space is added to."""
+"""The built-in methods and spaces. A new method or space is added here and nowhere else."""
 
 from typing import NamedTuple
 
@@ -6,6 +6,7 @@ METHODS = {  # name -> title, as its paper writes it; in the order of tables
     "given": "Given architectures",
     "random": "Random search",
     "darts": "DARTS",
+    "gdas": "GDAS",
     "eoinas": "EoiNAS",
     "lfr_darts": "LFR-DARTS",
     "tenas": "TENAS",

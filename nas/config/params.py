@@ -5,7 +5,7 @@ Sections of one method live in the method's own module; `load_config` is handed 
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -76,10 +76,19 @@ class SearchCommon(Size, WeightOptimiser):
 
 
 class MethodParams(Section):
-    """The section of a method in `search`."""
+    """The section of a method in `search`. `accepts` and `check` are called by nas.project.parse."""
 
-    def check(self, common: SearchCommon) -> None:
-        """ValueError where it does not go with what all methods share; called when the parameters are read."""
+    space: str  # a name of nas.registry.SPACES
+
+    needs: ClassVar[str] = "a space"  # what `accepts` asks for, for the message that refuses a space
+
+    @classmethod
+    def accepts(cls, space: Any) -> bool:
+        """Whether the method can search this space (a nas.contracts.Space), by its contract; any space by default."""
+        return True
+
+    def check(self, common: SearchCommon, space: Any) -> None:
+        """Raises ValueError if the section does not go with `search.common` or with the facts of its space."""
 
 
 class Retrain(Size, WeightOptimiser):
@@ -209,28 +218,7 @@ def parse_config(
                 )
             if key not in parsed[name]:
                 raise ParamsError(f"{source}: section '{name}.{key}' is missing.")
-    config = config.model_copy(update=parsed)
-    _refuse_unjudged(config, source)
-    for method in config.methods:
-        try:
-            config.search[method].check(config.common)
-        except ValueError as error:
-            raise ParamsError(f"{source}: 'search.{method}': {error}.") from None
-    return config
-
-
-TABLED = "nasbench201"  # the space whose architectures a table knows
-
-
-def _refuse_unjudged(config: Config, source: str) -> None:
-    """Without retraining every method must search where the table is."""
-    for method in config.methods:
-        space = getattr(config.search[method], "space", TABLED)
-        if not config.retrain.seeds and space != TABLED:
-            raise ParamsError(
-                f"{source}: 'search.{method}.space' is '{space}', of which no table knows, and 'retrain.seeds' is "
-                f"empty: search in {TABLED}, give a retrain seed, or leave {method} out of 'methods'."
-            )
+    return config.model_copy(update=parsed)
 
 
 def _section(known: Mapping[str, type[Section]], key: str, value: Any, parent: str, source: str) -> Section:

@@ -1,10 +1,10 @@
-"""ASNG-NAS: one categorical distribution over all architectures moves by the natural gradient of its samples' ranks,
-with a step as long as the directions agree; the weights learn along sampled paths meanwhile.
+"""ASNG-NAS: one categorical distribution over all architectures follows the natural gradient of its samples' ranks;
+steps are the longer the more the directions agree. Meanwhile the weights learn along sampled paths.
 
 Source: Akimoto, Shirakawa, Yoshinari, Uchida, Saito, Nishida, "Adaptive Stochastic Natural Gradient Method for One-Shot
-Neural Architecture Search", ICML 2019, arXiv 1905.08537; shirakawas/ASNG-NAS. An `eps` above 0 pays for complexity, by
-the penalty of Saito and Shirakawa (arXiv 1907.06341); several of them are as many searches, each with a supernet of its
-own: the independent searches that IS-NAS replaces by one.
+Neural Architecture Search", ICML 2019, arXiv 1905.08537; shirakawas/ASNG-NAS. An `eps` above 0 penalises complexity
+(Saito and Shirakawa, arXiv 1907.06341). Each of several values is a search with a supernet of its own: the independent
+searches that IS-NAS replaces by one.
 The mathematics is in nas/methods/shared/distributions.py, the search around it in nas/methods/shared/sampled.py.
 """
 
@@ -33,26 +33,26 @@ class DeriveParams(SampledDeriveParams):
     pass
 
 
-class Search(SampledSearch[Params]):
-    """One of the searches, that of `eps`."""
+class Method(SampledSearch[Params]):
+    """One search, of one `eps`."""
 
-    def __init__(self, params: Params, setting: Setting, label: str, eps: float) -> None:
-        self.labels, self.eps = [label], [eps]
+    def __init__(self, params: Params, setting: Setting, label: str = "main", eps: float | None = None) -> None:
+        self.labels, self.eps = [label], [params.eps[0] if eps is None else eps]
         super().__init__(params, setting)
+
+    @classmethod
+    def build(cls, params: Params, setting: Setting) -> SearchMethod[Any]:
+        """One search, or one after the other for every `eps`."""
+        if len(params.eps) == 1:
+            return cls(params, setting)
+        searches = [lambda eps=eps: cls(params, setting, f"eps={eps:g}", eps) for eps in params.eps]
+        return InTurn(searches, params, setting)
 
     def pools(self, samples: Tensor, losses: Tensor) -> list[Pool]:
         return [Pool(samples, losses, torch.ones_like(losses))]
 
     def next_distribution(self) -> int:
         return 0
-
-
-def Method(params: Params, setting: Setting) -> SearchMethod[Params]:
-    """A search, or one after the other for every `eps`."""
-    if len(params.eps) == 1:
-        return Search(params, setting, "main", params.eps[0])
-    searches = [lambda eps=eps: Search(params, setting, f"eps={eps:g}", eps) for eps in params.eps]
-    return InTurn(searches, params, setting)
 
 
 def derive(state: dict[str, Any], params: DeriveParams, space: Space) -> list[Derived]:

@@ -1,8 +1,8 @@
-"""EoiNAS: soft Gumbel samples of the operations, an indicator of their importance, and one operation per edge less at
-each slimming point until one is left.
+"""EoiNAS: soft Gumbel samples of the operations, an indicator of their importance, and slimming points at which every
+edge loses one operation, until one is left.
 
 Source: Xie, Zhou, Kung, arXiv 1911.10511 and TNNLS 33(11) for the claims; formulas, schedules and defaults are facts of
-the authors' code release. Ours: dense tables with a mask, the worth of an operation that was never drawn
+the authors' code release. Ours: dense tables with a mask, the value of an operation that was never sampled
 (`drop_unsampled`), the rescaling of lambda and of the temperature to other lengths (`auto`), `inherit: false`, ties.
 Shapes: all tables are [14 edges, 8 operations], one per cell type: alpha; `alive` bool; `drawn` int64 (F, the
 iterations in which the operation was the sample of the weight step); `accuracy` (A, percent).
@@ -16,31 +16,28 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nas.config.params import MethodParams
 from nas.config.sections import Section
 from nas.contracts import ArchitectureLike, EdgeSpace, SoftMix
 from nas.data.dataset import Batch
-from nas.engine.tasks import Tally, judge
-from nas.methods.shared.base import Derived, SearchMethod, Setting, ValidPass, WeightTrainer, entropy, frozen, op_counts
-from nas.methods.shared.relaxed import AlphaTrainer, shares, strongest_ops
+from nas.engine.tasks import Tally
+from nas.methods.shared.base import Derived, SearchMethod, Setting, ValidPass, frozen
+from nas.methods.shared.relaxed import gradient, gumbel_softmax, shares, strongest_ops
+from nas.methods.shared.relaxed_search import RelaxedParams, RelaxedSearch
 from nas.methods.shared.repeated import BestOf
 from nas.methods.shared.short_trainings import best
 
 NONE = 0  # its column in the tables of every space
 RELEASE_EPOCHS, RELEASE_WARMUP = 160, 20
-RELEASE_LAMBDA, RELEASE_DRAWS = 0.5, 20 * 391  # draws per edge and stage, which lambda weighs accuracies against
+RELEASE_LAMBDA, RELEASE_DRAWS = 0.5, 20 * 391  # draws per edge and stage, against which lambda weighs accuracies
 TEMPERATURE, TEMPERATURE_DECAY = 5.0, 0.965  # per epoch after the warm-up, over 139 epochs
 SKIP_DROPOUT, SKIP_DROPOUT_RATE = 0.1, 0.2
 EMA = 0.9  # ours
 Tables = dict[str, Tensor]
 
 
-class Params(MethodParams):
-    space: Literal["darts", "nasbench201"]
+class Params(RelaxedParams):
     warmup: int = Field(ge=1)  # epochs before the first architecture step
     prune_every: int = Field(ge=1)  # epochs of a slimming stage
-    alpha_lr: float = Field(gt=0)  # Adam, betas .5 and .999
-    alpha_decay: float = Field(ge=0)
     alpha_clip: float = Field(gt=0)
     indicator: Literal["eoi", "alpha"]
     lam: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(alias="lambda")
@@ -52,14 +49,14 @@ class Params(MethodParams):
     alpha_compaction: Literal["aligned", "release"]
     protocol: Literal["single", "best_of_k"]
     k: int = Field(ge=1)  # searches of best_of_k
-    k_epochs: int = Field(ge=1)  # of the short training that compares what they found
+    k_epochs: int = Field(ge=1)  # of the short training that compares their architectures
 
 
 class DeriveParams(Section):
     rule: Literal["indicator"]
 
 
-# --- Schedules (release, train_search.py; lengths other than 160 epochs are scaled so that they end at the same values)
+# --- Schedules (release, train_search.py; other lengths than 160 epochs are scaled to end at the same values)
 
 
 def temperature(epoch: int, epochs: int, warmup: int) -> float:
@@ -80,16 +77,7 @@ def _elapsed(epoch: int, epochs: int, warmup: int) -> float:
     return max(epoch - warmup, 0) * scale
 
 
-# --- Sampling, indicator, slimming
-
-
-def sample(alpha: Tensor, alive: Tensor, tau: float) -> Tensor:
-    """softmax((alpha + g) / tau) over the alive operations, g standard Gumbel; the others get exactly 0.
-
-    Its largest entry is a draw from softmax(alpha) at any tau. The noise is drawn on the CPU, equal on every device.
-    """
-    gumbel = -torch.empty(alpha.shape).exponential_().log()
-    return ((alpha + gumbel.to(alpha.device, non_blocking=True)) / tau).masked_fill(~alive, -math.inf).softmax(-1)
+# --- Indicator and slimming
 
 
 def importance(
@@ -97,25 +85,26 @@ def importance(
 ) -> Tensor:
     """I = softmax(alpha) + lambda A / F; -inf where not alive.
 
-    What was never drawn divides by zero in the release. Ours: never drawn and never judged goes first with
-    `drop_unsampled`; otherwise F counts as 1.
+    The release divides by zero for an operation that was never sampled. Ours: with `drop_unsampled` an operation that
+    was neither sampled nor judged goes first; otherwise F counts as 1.
     """
-    found = shares(alpha, alive) + lam * accuracy / drawn.clamp_min(1)
+    indicator = shares(alpha, alive) + lam * accuracy / drawn.clamp_min(1)
     if drop_unsampled and lam > 0:
-        found = found.masked_fill((drawn == 0) & (accuracy == 0), -math.inf)
-    return found.masked_fill(~alive, -math.inf)
+        indicator = indicator.masked_fill((drawn == 0) & (accuracy == 0), -math.inf)
+    return indicator.masked_fill(~alive, -math.inf)
 
 
 def least(table: Tensor, alive: Tensor) -> list[int]:
-    """Per edge the alive operation of the lowest value; ties: the lower index."""
+    """Per edge the alive operation of lowest value; ties: the lower index."""
     rows = zip(table.tolist(), alive.tolist(), strict=True)
     return [min((value, op) for op, value in enumerate(values) if living[op])[1] for values, living in rows]
 
 
 def slim(table: Tensor, alive: Tensor, none_stays: bool = False) -> list[int]:
-    """The operation that goes on each edge: `none` if it is one of the last two, else the least important.
+    """The operation to remove on each edge: `none` if it is one of the last two, else the least important.
 
-    `none_stays`: the space has edges without a connection, so `none` goes like any other (ours, for NAS-Bench-201).
+    `none_stays`: an edge of the space may be without a connection, so `none` is treated like any other operation (ours,
+    for NAS-Bench-201).
     """
     drop = least(table, alive)
     if none_stays:
@@ -130,8 +119,8 @@ def without(alive: Tensor, drop: list[int]) -> Tensor:
 
 
 def compact_as_released(alpha: Tensor, before: Tensor, drop: list[int]) -> Tensor:
-    """The release's fault, for study: when alpha loses a column, every edge loses the one that edge 0 dropped, so that
-    from then on alpha and operations are out of step."""
+    """A bug of the release, kept for study: when alpha loses a column, every edge loses the one that edge 0 dropped, so
+    from then on alphas and operations no longer correspond."""
     rows = [row[living] for row, living in zip(alpha, before, strict=True)]  # compact, as the release holds them
     first = before[0].nonzero().flatten().tolist().index(drop[0])
     after, out = without(before, drop), alpha.clone()
@@ -140,19 +129,29 @@ def compact_as_released(alpha: Tensor, before: Tensor, drop: list[int]) -> Tenso
     return out
 
 
-class Search(SearchMethod[Params]):
+class Method(RelaxedSearch[Params]):
+    @classmethod
+    def build(cls, params: Params, setting: Setting) -> SearchMethod[Any]:
+        """One search; with `best_of_k` several, and a contest of their architectures (ours; in no default table)."""
+        if params.protocol == "single":
+            return cls(params, setting)
+        space = setting.space
+        assert isinstance(space, EdgeSpace)
+        return BestOf(
+            lambda: cls(params, setting),
+            lambda state: architecture(state, space),
+            params.k,
+            params.k_epochs,
+            params,
+            setting,
+        )
+
     def setup(self) -> None:
-        assert isinstance(self.setting.space, EdgeSpace)
-        self.space = self.setting.space
-        self.names = self.space.variables()
-        self.kinds = list(self.names)
         self.lam = self.chosen_lambda()
-        self.shape = len(self.names[self.kinds[0]]), len(self.names[self.kinds[0]][0])
-        self.alive = {kind: torch.ones(self.shape, dtype=torch.bool) for kind in self.kinds}
+        self.alpha_clip, self.alphas_first = self.params.alpha_clip, self.params.order == "a_then_w"
         self.slimming: list[dict[str, Any]] = []
-        self.spent = 0  # multiply-adds
-        self.begin()
-        self.count()
+        super().setup()
+        self.keep({cell_type: torch.ones(shape, dtype=torch.bool) for cell_type, shape in self.shapes.items()})
 
     def chosen_lambda(self) -> float:
         if self.params.indicator == "alpha":
@@ -163,226 +162,186 @@ class Search(SearchMethod[Params]):
 
     @property
     def epochs(self) -> int:
-        """The warm-up and seven stages of which each ends with one operation less: 20 + 7 * 20 in the release."""
-        return self.params.warmup + self.params.prune_every * (self.shape[1] - 1)
+        """The warm-up, then a stage for each operation that goes: 20 + 7 * 20 in the release."""
+        return self.params.warmup + self.params.prune_every * (self.operations - 1)
+
+    @property
+    def operations(self) -> int:
+        """Operations of an edge before slimming, the same number on every edge."""
+        return next(iter(self.shapes.values()))[1]
 
     @property
     def alive_now(self) -> int:
-        """K, the same on every edge."""
-        return int(self.alive[self.kinds[0]][0].sum())
+        """K, operations of an edge that are left, the same number on every edge."""
+        return int(next(iter(self.alive.values()))[0].sum())
 
     def begin(self) -> None:
-        """Fresh weights, alphas, counters and optimisers: at the start, and at every stage without `inherit`."""
-        setting, shape = self.setting, self.shape
-        self.supernet = setting.place(setting.space.supernet(setting.form, setting.common))
-        p = self.params
-        shapes = dict.fromkeys(self.kinds, shape)
-        self.architect = AlphaTrainer(shapes, p.alpha_lr, p.alpha_decay, setting.device, p.alpha_clip)
-        self.alphas = self.architect.alphas
-        self.accuracy = {kind: torch.zeros(shape, dtype=torch.float64, device=setting.device) for kind in self.kinds}
-        self.judged = {kind: torch.zeros(shape, dtype=torch.int64, device=setting.device) for kind in self.kinds}
-        self.begin_stage()
+        """Fresh weights, alphas, counters and optimisers: at the start and, without `inherit`, at every stage."""
         self.stage_epochs = self.epochs if self.params.inherit else self.stage_length()
-        self.trainer = WeightTrainer(self.supernet, setting.common, self.stage_epochs)
+        self.start_training(self.stage_epochs, self.shapes)
+        self.accuracy, self.judged_draws = self.zeros(torch.float64), self.zeros(torch.int64)
+        self.begin_stage()
+
+    def zeros(self, dtype: torch.dtype) -> Tables:
+        device = self.setting.device
+        return {cell_type: torch.zeros(shape, dtype=dtype, device=device) for cell_type, shape in self.shapes.items()}
 
     def begin_stage(self) -> None:
-        """F and Adam's moments begin anew; everything else is inherited along the chain of stages."""
-        device = self.setting.device
-        self.drawn = {kind: torch.zeros(self.shape, dtype=torch.int64, device=device) for kind in self.kinds}
+        """Reset F and Adam's moments; everything else is inherited from stage to stage."""
+        self.drawn = self.zeros(torch.int64)
         self.architect.renew()
 
     def stage_length(self) -> int:
         return self.params.prune_every + (self.params.warmup if not self.slimming else 0)
 
-    def count(self) -> None:
-        """What one image costs now, with the alive operations alone."""
-        self.mask = {kind: alive.to(self.setting.device) for kind, alive in self.alive.items()}
-        self.running = {kind: [row.nonzero().flatten().tolist() for row in self.alive[kind]] for kind in self.kinds}
-        self.image_macs = self.space.supernet_macs(self.setting.form, self.setting.common, self.running)
-
     # --- One epoch
 
     def start_epoch(self, epoch: int) -> None:
         super().start_epoch(epoch)
-        local = epoch if self.params.inherit or not self.slimming else self.epochs_in_stage(epoch)
-        self.trainer.start_epoch(local)
-        # without inheritance a stage learns its weights before its alphas, two fifths of it (ours, after P-DARTS)
-        fresh = not self.params.inherit and bool(self.slimming) and local < int(0.4 * self.stage_epochs)
-        self.judging = epoch >= self.params.warmup and not fresh
         self.tau = temperature(epoch, self.epochs, self.params.warmup)
         self.skip_dropout = skip_dropout(epoch, self.epochs, self.params.warmup)
-        self.supernet.train()
 
-    def epochs_in_stage(self, epoch: int) -> int:
+    def weight_epoch(self, epoch: int) -> int:
+        if self.params.inherit or not self.slimming:
+            return epoch
         return (epoch - self.params.warmup) % self.params.prune_every
 
-    def draw(self) -> SoftMix:
+    @property
+    def alphas_learn(self) -> bool:
+        """After the warm-up. Without `inherit`, also not in the first two fifths of a stage, in which its fresh weights
+        learn (ours, after P-DARTS)."""
+        fresh = not self.params.inherit and bool(self.slimming)
+        if fresh and self.weight_epoch(self.epoch) < int(0.4 * self.stage_epochs):
+            return False
+        return self.epoch >= self.params.warmup
+
+    def mix(self) -> SoftMix:
         """One sample per cell type, shared by all its cells."""
-        weights = {kind: sample(self.alphas[kind], self.mask[kind], self.tau) for kind in self.kinds}
+        weights = {
+            cell_type: gumbel_softmax(alpha, self.mask[cell_type], self.tau) for cell_type, alpha in self.alphas.items()
+        }
         return SoftMix(weights, self.running, self.skip_dropout)
 
-    def step(self, train: Batch, valid: Batch) -> Tally:
-        if self.judging and self.params.order == "a_then_w":
-            self.alpha_step(valid)
-        with torch.no_grad():
-            mix = self.draw()
-        logits = self.supernet(train.images, mix)
-        loss = self.setting.task.loss(logits, train.labels)
-        self.trainer.descend(loss)
-        self.passes["train_images"] += len(train.labels)
-        self.spent += 3 * self.image_macs * len(train.labels)
-        if self.judging and self.params.order == "w_then_a":
-            self.alpha_step(valid)
-        if self.judging:
-            for kind in self.kinds:
-                self.drawn[kind] += sampled(mix.weights[kind])
-        return Tally.of(loss, self.setting.task.correct(logits, train.labels), len(train.labels))
+    def weight_step(self, batch: Batch, mix: SoftMix) -> Tally:
+        tally = super().weight_step(batch, mix)
+        if self.alphas_learn:
+            for cell_type, weights in mix.weights.items():
+                self.drawn[cell_type] += sampled(weights)
+        return tally
 
-    def alpha_step(self, valid: Batch) -> None:
-        """First order, on a sample of its own, whose accuracy on this batch is what its operations are worth."""
-        mix, alphas = self.draw(), list(self.alphas.values())
+    def alpha_gradients(self, train: Batch, valid: Batch) -> list[Tensor]:
+        """First order, on a sample of its own; its accuracy on this batch is credited to its operations."""
+        mix = self.mix()
         with frozen(self.trainer.parameters):
             logits = self.supernet(valid.images, mix)
-            gradients = torch.autograd.grad(self.setting.task.loss(logits, valid.labels), alphas)
-        self.architect.descend(gradients)
-        found = 100.0 * self.setting.task.correct(logits, valid.labels).double() / len(valid.labels)
-        for kind in self.kinds:
-            self.judge_sample(kind, sampled(mix.weights[kind]), found)
-        self.passes["valid_images"] += len(valid.labels)
-        self.spent += 3 * self.image_macs * len(valid.labels)
+            gradients = gradient(self.setting.task.loss(logits, valid.labels), list(self.alphas.values()))
+        accuracy = 100.0 * self.setting.task.correct(logits, valid.labels).double() / len(valid.labels)
+        for cell_type, weights in mix.weights.items():
+            self.judge_sample(cell_type, sampled(weights), accuracy)
+        self.spend("valid_images", len(valid.labels))
+        return gradients
 
-    def judge_sample(self, kind: str, chosen: Tensor, found: Tensor) -> None:
-        before, count = self.accuracy[kind], self.judged[kind] + 1
+    def judge_sample(self, cell_type: str, chosen: Tensor, accuracy: Tensor) -> None:
+        """Update A of the operations of a sample by `acc_stat`."""
+        before, count = self.accuracy[cell_type], self.judged_draws[cell_type] + 1
         match self.params.acc_stat:
             case "last":
-                new = found.expand_as(before)
+                new = accuracy.expand_as(before)
             case "mean":
-                new = before + (found - before) / count
+                new = before + (accuracy - before) / count
             case "ema":
-                new = torch.where(count == 1, found, EMA * before + (1 - EMA) * found)
-        self.accuracy[kind] = torch.where(chosen, new, before)
-        self.judged[kind] = torch.where(chosen, count, self.judged[kind])
+                new = torch.where(count == 1, accuracy, EMA * before + (1 - EMA) * accuracy)
+        self.accuracy[cell_type] = torch.where(chosen, new, before)
+        self.judged_draws[cell_type] = torch.where(chosen, count, self.judged_draws[cell_type])
+
+    def alive_shares(self) -> Tables:
+        """softmax(alpha) over the alive operations, on the CPU."""
+        return {cell_type: shares(alpha.cpu(), self.alive[cell_type]) for cell_type, alpha in self.alphas.items()}
+
+    def judged(self) -> tuple[SoftMix, Tables]:
+        tables = self.alive_shares()
+        on_device = {cell_type: table.float().to(self.setting.device) for cell_type, table in tables.items()}
+        return SoftMix(on_device, self.running), tables
+
+    def figures(self) -> dict[str, Any]:
+        return {"temperature": self.tau, "skip_dropout": self.skip_dropout, "alive": self.alive_now}
 
     def end_epoch(self, valid_pass: ValidPass) -> dict[str, Any]:
-        self.supernet.eval()
-        tables = {kind: shares(self.alphas[kind].cpu(), self.alive[kind]) for kind in self.kinds}
-        mix = SoftMix({kind: table.float().to(self.setting.device) for kind, table in tables.items()}, self.running)
-        valid_loss, valid_acc = judge(
-            lambda images: self.supernet(images, mix), valid_pass(), self.setting.task
-        ).means()
-        row = {
-            "lr": self.trainer.lr,
-            "valid_loss": valid_loss,
-            "valid_acc": valid_acc,
-            "entropy": entropy(tables.values()),
-            "temperature": self.tau,
-            "skip_dropout": self.skip_dropout,
-            "alive": self.alive_now,
-            **op_counts(tables, self.names),
-        }
+        row = super().end_epoch(valid_pass)
         since, gradual = self.epoch + 1 - self.params.warmup, self.params.pruning == "gradual"
         if gradual and since > 0 and since % self.params.prune_every == 0:
             row["disagreements"] = self.slim_once()
         if not gradual and self.epoch + 1 == self.epochs:
-            row["disagreements"] = sum(self.slim_once() for _ in range(self.shape[1] - 1))
+            row["disagreements"] = sum(self.slim_once() for _ in range(self.operations - 1))
         return row
 
     # --- A slimming point
 
     def slim_once(self) -> int:
-        """One operation of every edge goes; on how many edges alpha alone would have chosen another."""
-        self.slimming.append({"epoch": self.epoch, "cells": {kind: self.examined(kind) for kind in self.kinds}})
-        cells = self.slimming[-1]["cells"]
-        for kind in self.kinds:
-            drop, before = cells[kind]["dropped"], self.alive[kind]
-            self.alive[kind] = without(before, drop)
-            if self.params.alpha_compaction == "release" and self.alive_now > 1:
+        """Remove one operation of every edge. Returns on how many edges alpha alone would have removed another."""
+        cells = {cell_type: self.examined(cell_type) for cell_type in self.names}
+        self.slimming.append({"epoch": self.epoch, "cells": cells})
+        before = dict(self.alive)
+        self.keep({cell_type: without(before[cell_type], cell["dropped"]) for cell_type, cell in cells.items()})
+        if self.params.alpha_compaction == "release" and self.alive_now > 1:
+            for cell_type, cell in cells.items():
                 with torch.no_grad():
-                    faulty = compact_as_released(self.alphas[kind].cpu(), before, drop)
-                    self.alphas[kind].copy_(faulty)
-        self.count()
+                    alpha = self.alphas[cell_type]
+                    alpha.copy_(compact_as_released(alpha.cpu(), before[cell_type], cell["dropped"]))
         print("\n".join(explained(self.slimming[-1], self.names)), flush=True)
         if self.alive_now > 1 and self.params.pruning == "gradual":
             self.begin_stage() if self.params.inherit else self.begin()
         pairs = [
             pair for cell in cells.values() for pair in zip(cell["dropped"], cell["dropped_by_alpha"], strict=True)
         ]
-        return sum(ours != by_alpha for ours, by_alpha in pairs)
+        return sum(dropped != by_alpha for dropped, by_alpha in pairs)
 
-    def examined(self, kind: str) -> dict[str, Any]:
-        """All that the choice rests on: p, A, F and I of every operation, and what goes by I and by alpha alone."""
-        alpha, alive = self.alphas[kind].detach().cpu(), self.alive[kind]
-        accuracy, drawn = self.accuracy[kind].cpu(), self.drawn[kind].cpu()
-        found = importance(alpha, accuracy, drawn, alive, self.lam, self.params.drop_unsampled)
+    def examined(self, cell_type: str) -> dict[str, Any]:
+        """Everything the choice rests on: p, A, F and I of every operation, and what I and alpha alone would remove."""
+        alpha, alive = self.alphas[cell_type].detach().cpu(), self.alive[cell_type]
+        accuracy, drawn = self.accuracy[cell_type].cpu(), self.drawn[cell_type].cpu()
+        indicator = importance(alpha, accuracy, drawn, alive, self.lam, self.params.drop_unsampled)
         table = shares(alpha, alive)
         return {
             "share": table.tolist(),
             "accuracy": accuracy.tolist(),
             "drawn": drawn.tolist(),
-            "indicator": [[value if math.isfinite(value) else None for value in row] for row in found.tolist()],
+            "indicator": [[value if math.isfinite(value) else None for value in row] for row in indicator.tolist()],
             "alive": alive.int().tolist(),
-            "dropped": slim(found, alive, self.space.none_stays),
+            "dropped": slim(indicator, alive, self.space.none_stays),
             "dropped_by_alpha": slim(table, alive, self.space.none_stays),
         }
 
     # --- State
 
     def incumbent(self) -> dict[str, ArchitectureLike]:
-        """By alpha among what is alive (ours): what an edge is worth by the indicator is known at slimming points."""
-        tables = {kind: shares(self.alphas[kind].cpu(), self.alive[kind]) for kind in self.kinds}
+        """By alpha among the alive operations (ours): the indicator of an edge is known only at slimming points."""
         first = 0 if self.space.none_stays or self.alive_now == 1 else 1
-        return {"main": self.space.assemble({k: strongest_ops(t[:, first:], first) for k, t in tables.items()})}
+        edges = {cell_type: strongest_ops(t[:, first:], first) for cell_type, t in self.alive_shares().items()}
+        return {"main": self.space.assemble(edges)}
 
     def search_state(self) -> dict[str, Any]:
-        alphas = {kind: alpha.tolist() for kind, alpha in self.alphas.items()}
-        operations = list(self.names[self.kinds[0]][0])  # the same on every edge: what a table's columns are
-        return {"alphas": alphas, "lambda": self.lam, "operations": operations, "slimming": self.slimming}
-
-    def macs(self) -> int:
-        return self.spent
+        operations = list(next(iter(self.names.values()))[0])  # the columns of every table
+        return {**super().search_state(), "lambda": self.lam, "operations": operations, "slimming": self.slimming}
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "epoch": self.epoch,
-            "passes": self.passes,
-            "spent": self.spent,
+            **super().state_dict(),
             "slimming": self.slimming,
             "alive": self.alive,
             "drawn": self.drawn,
             "accuracy": self.accuracy,
-            "judged": self.judged,
+            "judged_draws": self.judged_draws,
             "stage_epochs": self.stage_epochs,
-            "supernet": self.supernet.state_dict(),
-            "weights": self.trainer.optimiser.state_dict(),
-            "architect": self.architect.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.passes, self.spent, self.slimming = dict(state["passes"]), state["spent"], list(state["slimming"])
-        self.alive = {kind: table.cpu() for kind, table in state["alive"].items()}
-        self.count()
+        self.slimming = list(state["slimming"])
+        self.keep({cell_type: table.cpu() for cell_type, table in state["alive"].items()})
         self.trainer.epochs = self.stage_epochs = state["stage_epochs"]
-        self.drawn, self.accuracy, self.judged = dict(state["drawn"]), dict(state["accuracy"]), dict(state["judged"])
-        self.start_epoch(state["epoch"])
-        self.supernet.load_state_dict(state["supernet"])
-        self.trainer.optimiser.load_state_dict(state["weights"])
-        self.architect.load_state_dict(state["architect"])
-
-
-def Method(params: Params, setting: Setting) -> SearchMethod[Params]:
-    """A search, or with `best_of_k` several and a contest of what they found (ours; no row of a table by default)."""
-    if params.protocol == "single":
-        return Search(params, setting)
-    space = setting.space
-    assert isinstance(space, EdgeSpace)
-    return BestOf(
-        lambda: Search(params, setting),
-        lambda state: architecture(state, space),
-        params.k,
-        params.k_epochs,
-        params,
-        setting,
-    )
+        self.drawn, self.accuracy = dict(state["drawn"]), dict(state["accuracy"])
+        self.judged_draws = dict(state["judged_draws"])
+        super().load_state_dict(state)
 
 
 def sampled(weights: Tensor) -> Tensor:
@@ -391,23 +350,22 @@ def sampled(weights: Tensor) -> Tensor:
 
 
 def explained(point: Mapping[str, Any], names: Mapping[str, Any]) -> Iterator[str]:
-    """A line per edge that says why an operation went."""
+    """Lines for the log: per edge, what its operations were worth and which one is removed."""
     yield f"slimming at the end of epoch {point['epoch'] + 1}: p (share), A (accuracy, %), F (draws), I (indicator)"
-    for kind, cell in point["cells"].items():
+    for cell_type, cell in point["cells"].items():
         for e, drop in enumerate(cell["dropped"]):
-            ops = [op for op, living in enumerate(cell["alive"][e]) if living]
-            told = []
-            for op in ops:
+            operations = []
+            for op in [op for op, alive in enumerate(cell["alive"][e]) if alive]:
                 value = cell["indicator"][e][op]
                 shown = "-inf" if value is None else f"{value:.3f}"
                 p, a, f = cell["share"][e][op], cell["accuracy"][e][op], cell["drawn"][e][op]
-                told.append(f"{'*' if op == drop else ''}{names[kind][e][op]} {p:.3f} {a:.0f} {f} {shown}")
-            yield f"  {kind} edge {e}, * goes: " + " | ".join(told)
+                operations.append(f"{'*' if op == drop else ''}{names[cell_type][e][op]} {p:.3f} {a:.0f} {f} {shown}")
+            yield f"  {cell_type} edge {e}, * is removed: " + " | ".join(operations)
 
 
 def derive(state: dict[str, Any], params: DeriveParams, space: EdgeSpace) -> list[Derived]:
-    """The survivors of the last slimming; an edge is as strong as the better indicator of its last two operations, with
-    that of none counted as 0; node 2 keeps both edges, the others their two strongest (ties: lower edge)."""
+    """The survivors of the last slimming point. The strength of an edge is the larger indicator of its last two
+    operations, in which `none` counts 0; node 2 keeps both edges, the others their two strongest (ties: lower edge)."""
     if "best_of" not in state:
         return [Derived("main", architecture(state, space), {})]
     at = best(state["best_of"])
@@ -417,15 +375,15 @@ def derive(state: dict[str, Any], params: DeriveParams, space: EdgeSpace) -> lis
 
 def architecture(state: Mapping[str, Any], space: EdgeSpace) -> ArchitectureLike:
     last = state["slimming"][-1]["cells"]
-    return space.assemble({kind: survivors(cell) for kind, cell in last.items()})
+    return space.assemble({cell_type: survivors(cell) for cell_type, cell in last.items()})
 
 
 def survivors(cell: Mapping[str, Any]) -> list[tuple[int, float]]:
-    """(operation, score) of each edge."""
-    found = []
-    for living, values, drop in zip(cell["alive"], cell["indicator"], cell["dropped"], strict=True):
-        pair = [op for op, alive in enumerate(living) if alive]
+    """(operation, strength) of each edge."""
+    edges = []
+    for row, values, drop in zip(cell["alive"], cell["indicator"], cell["dropped"], strict=True):
+        pair = [op for op, alive in enumerate(row) if alive]
         scores = {op: 0.0 if op == NONE or values[op] is None else values[op] for op in pair}
         (kept,) = [op for op in pair if op != drop]
-        found.append((kept, max(scores.values())))
-    return found
+        edges.append((kept, max(scores.values())))
+    return edges

@@ -1,7 +1,7 @@
-"""Architectures that are given, not searched: cells in print by name, or what another run has found.
+"""Given architectures: published cells by name, or the architectures of another run. Nothing is searched.
 
-They are retrained and tested by the recipe of the moment like everything that is searched, so that their row stands
-beside the others: published cells as baselines, a cell found on one data set on another, any of them at another size.
+They are retrained and tested by the same recipe as the architectures of a search, so that their rows are comparable:
+published cells as baselines, a cell derived on one data set and used on another, any of them at another size.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -18,18 +18,15 @@ from nas.records import RecordError, file_sha256, in_project, read_record
 
 
 class Params(MethodParams):
-    space: Literal[
-        "darts", "layered", "channel", "enas", "mobile", "mobile_cifar", "nasbench201", "nasbench201_layered"
-    ]
     names: Annotated[tuple[str, ...], BeforeValidator(as_tuple)]  # of the space's published architectures
-    record: CheckedFile | None  # an architectures.json that `derive` wrote
+    record: CheckedFile | None  # an architectures.json written by `derive`
 
     @model_validator(mode="after")
     def something_is_given(self) -> Self:
         if len(set(self.names)) != len(self.names):
             raise ValueError("'names' has a name twice")
         if bool(self.names) == (self.record is not None):
-            raise ValueError("expected 'names' of published cells, or a 'record' of found ones, and not both")
+            raise ValueError("expected either 'names' of published cells or a 'record' of derived ones")
         return self
 
 
@@ -42,7 +39,7 @@ class Method(SearchMethod[Params]):
 
     def setup(self) -> None:
         space, record = self.setting.space, self.params.record
-        self.given = published(self.params.names, space) if record is None else found(record, space)
+        self.given = published(self.params.names, space) if record is None else recorded(record, space)
 
     @property
     def epochs(self) -> int:
@@ -55,7 +52,7 @@ class Method(SearchMethod[Params]):
         raise AssertionError("nothing is searched")
 
     def search_state(self) -> dict[str, Any]:
-        return {"given": [{"name": name, "architecture": found.to_dict()} for name, found in self.given.items()]}
+        return {"given": [{"name": name, "architecture": a.to_dict()} for name, a in self.given.items()]}
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -68,26 +65,28 @@ class Method(SearchMethod[Params]):
 
 
 def published(names: tuple[str, ...], space: Space) -> dict[str, ArchitectureLike]:
-    """Raises ParamsError with the names that the space knows."""
+    """Raises ParamsError, which lists the known names, if a name is unknown."""
     known = space.published()
     for name in names:
         if name not in known:
-            there = f"Known: {', '.join(known)}." if known else "This space has none; name a 'record'."
-            raise ParamsError(f"'search.given.names': '{name}' is no published architecture of {space.name}. {there}")
+            hint = f"Known: {', '.join(known)}." if known else "This space has none; name a 'record'."
+            raise ParamsError(f"'search.given.names': '{name}' is not a published architecture of {space.name}. {hint}")
     return {name: known[name] for name in names}
 
 
-def found(record: CheckedFile, space: Space) -> dict[str, ArchitectureLike]:
-    """All that a run found, by their names in its record.
+def recorded(record: CheckedFile, space: Space) -> dict[str, ArchitectureLike]:
+    """All architectures of a record, by name.
 
     Raises:
         ParamsError: the file has another checksum, or holds architectures of another space.
-        RecordError: there is no such file, or it is no such record.
+        RecordError: the file does not exist, or is not a record of architectures.
     """
     path, key = in_project(record.path), "search.given.record"
     body = read_record(path, "architectures")
     if (sha256 := file_sha256(path)) != record.sha256:
-        raise ParamsError(f"{path}: its sha256 is {sha256}, but '{key}.sha256' is {record.sha256}: another run's?")
+        raise ParamsError(
+            f"{path}: its sha256 is {sha256}, but '{key}.sha256' is {record.sha256}: is it another run's?"
+        )
     try:
         named = {entry["name"]: entry["architecture"] for entry in body["architectures"]}
         spaces = {value["space"] for value in named.values()}
@@ -105,5 +104,5 @@ def found(record: CheckedFile, space: Space) -> dict[str, ArchitectureLike]:
 
 
 def derive(state: dict[str, Any], params: DeriveParams, space: Space) -> list[Derived]:
-    """All of them, as they are."""
+    """All given architectures, unchanged."""
     return [Derived(one["name"], space.parse(one["architecture"]), {}) for one in state["given"]]

@@ -1,8 +1,8 @@
 """IS-NAS: several distributions, one per weight of the complexity, in one search; each learns from the samples of all
-by importance sampling, so that one supernet gives as many architectures, from large to small.
+by importance sampling, so that one supernet gives one architecture per distribution, from large to small.
 
 Source: Noda, Saito, Shirakawa, "Efficient Search of Multiple Neural Architectures with Different Complexities via
-Importance Sampling", ICANN 2022, arXiv 2207.10334, of which the abstract alone is public. The estimator, the place of
+Importance Sampling", ICANN 2022, arXiv 2207.10334, of which only the abstract is public. The estimator, the place of
 the complexity term, the step rule, the coefficients and the ImageNet space are our reading; the base update follows
 ASNG-NAS. nas/methods/shared/ holds the mathematics (distributions.py) and the search around it (sampled.py).
 
@@ -29,7 +29,7 @@ class Params(SampledParams):
     eps: Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(as_tuple), growing] = Field(min_length=1)
     share: Literal["is", "none"]
     weight_sampling: Literal["stratified", "iid"]
-    ablation: bool  # lets lambda be 1
+    ablation: bool  # allows lambda = 1
 
     @model_validator(mode="after")
     def ranks_exist(self) -> Self:
@@ -37,7 +37,7 @@ class Params(SampledParams):
             raise ValueError("lambda is 1: one sample alone has no rank, expected at least 2")
         if self.lam == 1 and not self.ablation:
             raise ValueError(
-                "lambda is 1: when the distributions part, each has one sample that counts, and its loss says nothing; "
+                "lambda is 1: once the distributions differ, each has one sample that counts, whose rank says nothing; "
                 "expected at least 2, or ablation: true"
             )
         return self
@@ -51,11 +51,11 @@ class Method(SampledSearch[Params]):
     def setup(self) -> None:
         self.eps = list(self.params.eps)
         self.labels = [f"eps={eps:g}" for eps in self.eps]
-        self.cycle: list[int] = []  # of distributions, for the weight steps
+        self.cycle: list[int] = []  # distributions left in this round of weight steps
         super().setup()
 
     def pools(self, samples: Tensor, losses: Tensor) -> list[Pool]:
-        """All samples by their importance weights; `share: none` leaves each distribution its own ones alone."""
+        """All samples, weighted by importance. With `share: none`, each distribution has its own samples only."""
         if self.params.share == "is":
             weights = ds.importance([d.table for d in self.distributions], samples)
             return [Pool(samples, losses, row) for row in weights]
@@ -63,7 +63,7 @@ class Method(SampledSearch[Params]):
         return [Pool(part, values, torch.ones_like(values)) for part, values in own]
 
     def next_distribution(self) -> int:
-        """`stratified`: shuffled rounds through all of them, so that each trains the weights equally often."""
+        """`stratified`: shuffled rounds over all distributions, so that each trains the weights equally often."""
         number = len(self.distributions)
         if number == 1:
             return 0

@@ -1,19 +1,19 @@
 """Random search at equal budget: the best of n cells, each trained as a network and compared on the valid half.
 
-Every table needs this row. The cells are drawn by the rule of the space. The budget is counted in multiply-adds: all
+The baseline of every table. The cells are drawn by the rule of the space. The budget is counted in multiply-adds: all
 candidates together may spend what a first-order relaxed search of `search.common` spends on its supernet, one weight
-and one architecture pass per step (ours; by the clock the two agree within a small factor that depends on the device).
+and one architecture pass per step (ours; wall times agree within a small factor that depends on the device).
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 
 from nas.config.params import MethodParams
 from nas.config.sections import Section
-from nas.contracts import ArchitectureLike, Space
+from nas.contracts import ArchitectureLike, EdgeSpace, Space
 from nas.data.dataset import Batch
 from nas.engine.tasks import Tally
 from nas.methods.shared.base import Derived, SearchMethod, Setting, ValidPass
@@ -21,8 +21,13 @@ from nas.methods.shared.short_trainings import Contest, best
 
 
 class Params(MethodParams):
-    space: Literal["darts", "layered", "nasbench201", "nasbench201_layered"]
     samples: int = Field(ge=1)
+
+    needs: ClassVar[str] = "a space of operations on edges"
+
+    @classmethod
+    def accepts(cls, space: Any) -> bool:
+        return isinstance(space, EdgeSpace)
 
 
 class DeriveParams(Section):
@@ -63,7 +68,7 @@ class Method(SearchMethod[Params]):
         return {"epochs_each": self.contest.epochs_each, "candidates": candidates}
 
     def macs(self) -> int:
-        per_candidate = self.contest.images // len(self.candidate_macs)  # all see the same images equally often
+        per_candidate = self.contest.images // len(self.candidate_macs)  # all see equally many images
         return 3 * per_candidate * sum(self.candidate_macs)
 
     def state_dict(self) -> dict[str, Any]:
@@ -76,7 +81,7 @@ class Method(SearchMethod[Params]):
 
 
 def epochs_each(setting: Setting, candidate_macs: Sequence[int]) -> int:
-    """Epochs per candidate, the same for all, so that together they stay within the budget; at least one."""
+    """Epochs per candidate, the same for all, so that the total stays within the budget; at least one."""
     budget = 2 * setting.common.epochs * setting.space.supernet_macs(setting.form, setting.common)
     return max(1, budget // sum(candidate_macs))
 

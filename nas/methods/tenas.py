@@ -1,32 +1,42 @@
-"""TENAS: one fixed operation on every edge of every cell; channels and channel-level skips go by the Taylor scores of
-their gates, all in one ranking, until a budget is met.
+"""TENAS: one fixed operation on every edge of every cell; channels and channel-level skips are pruned by the Taylor
+scores of their gates, all in one ranking, until a budget is met.
 
 This is not VITA-Group's TE-NAS (the training-free search, ICLR 2021): another method by other authors.
-Source: Lim, Kim, IEEE Access 10, 2022, of which the abstract alone is public to us: one operation type, Taylor
-expansion, channels, channel-level skips, another topology in each cell. Scores: Molchanov et al., CVPR 2019 (gates) and
-ICLR 2017 (activations). Ours: all else, see docs/methods/tenas.md.
-Shapes: all gates of a network are one vector [G] in the order cell, edge, kind (op, mid, skip), channel; a table of it
-is [E, 3, C] per cell. Scores are float64.
+Source: Lim, Kim, IEEE Access 10, 2022, of which only the abstract is public to us: one operation type, Taylor
+expansion, channels, channel-level skips, another topology in each cell. Scores: Molchanov et al., see
+nas/methods/shared/gate_scores.py. Ours: everything else, see docs/methods/tenas.md.
+Shapes: all gates of a network are one vector [G] in the order cell, edge, axis (op, mid, skip), channel; as tables they
+are [E, 3, C] per cell. Scores are float64.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from nas.complexity import Count
 from nas.config.params import MethodParams
 from nas.config.sections import ParamsError, Section
-from nas.contracts.gates import GATES, GateMix, GateSpace
+from nas.contracts.gates import GATES, GatedSupernet, GateMix, GateSpace
 from nas.data.dataset import Batch
-from nas.engine.tasks import Tally, judge
-from nas.methods.shared.base import Derived, SearchMethod, ValidPass, WeightTrainer, frozen
+from nas.engine.tasks import Tally
+from nas.methods.shared.base import Derived, ValidPass, frozen
+from nas.methods.shared.gate_scores import (
+    MID_GATE,
+    OP_GATE,
+    SKIP_GATE,
+    images_scores,
+    layer_normed,
+    loss_change,
+    protected,
+    shortest,
+    target_size,
+)
+from nas.methods.shared.supernet_search import SupernetSearch
 from nas.records import finite
 
-OP, MID, SKIP = range(3)
 Tables = list[Tensor]
 
 
@@ -41,17 +51,10 @@ class Budget(Section):
         return self
 
 
-def of_channels(space: Any) -> Any:
-    if space != "channel":
-        raise ValueError("TENAS prunes channels and chooses no operations, so its one space is 'channel'")
-    return space
-
-
 class Params(MethodParams):
-    space: Annotated[Literal["channel"], BeforeValidator(of_channels)]
     op: Literal["sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "conv_3x3"]
     skip_mode: Literal["gated", "fallback", "none"]
-    mid_gates: bool  # of the double operations; the others have no middle
+    mid_gates: bool  # in the middle of the double operations; the others have no middle
     masks: Literal["cell", "stage"]  # stage: the normal cells of a stage have the same gates
     score: Literal["gate2019", "abs2017", "bn_gamma", "random"]
     score_split: Literal["train", "valid"]
@@ -64,6 +67,12 @@ class Params(MethodParams):
     settle: int = Field(ge=0)  # S, epochs after the last
     prune_every: int = Field(ge=1)  # F, iterations
 
+    needs: ClassVar[str] = "a space of channels, as TENAS prunes channels and chooses no operations"
+
+    @classmethod
+    def accepts(cls, space: Any) -> bool:
+        return isinstance(space, GateSpace)
+
     @model_validator(mode="after")
     def schedule_and_budget_go_together(self) -> Self:
         if (self.schedule == "constant_gates") != (self.budget.kind == "gates"):
@@ -74,72 +83,12 @@ class Params(MethodParams):
 class DeriveParams(Section):
     rule: Literal["open"]
     resize: Literal["refuse", "repeat", "topk"]
-    form: Literal["compact", "masked"]  # of the network in retraining; what is measured is compact
+    form: Literal["compact", "masked"]  # of the network in retraining; the network that is measured is compact
 
 
-# --- Schedule
+class Method(SupernetSearch[Params]):
+    supernet: GatedSupernet
 
-
-def target_size(event: int, events: int, whole: int, budget: float) -> float:
-    """B_k = P_0 - (P_0 - B) k / T_ev, for k = 1 .. T_ev."""
-    return whole - (whole - budget) * event / events
-
-
-def shortest(count: int, enough: Callable[[int], bool]) -> int | None:
-    """The smallest n from 0 to `count` that is enough, which every larger one is too; None when there is none."""
-    low, high = -1, 0  # low is not enough
-    while not enough(high):
-        if high == count:
-            return None
-        low, high = high, min(2 * high + 1, count)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
-
-
-# --- Scores
-
-
-def loss_change(gates: Tensor, gradient: Tensor) -> Tensor:
-    """What closing each gate adds to the loss, to first order: -g dL/dg. With a gate per image: to the sum."""
-    return -(gates * gradient).double()
-
-
-def images_scores(change: Tensor) -> Tensor:
-    """The 2017 form [G] from the changes [B, G] of the mean loss: the mean over images of each one's absolute change.
-
-    The paper's also divides by the pixels of the map, which the norm over a layer takes out again.
-    """
-    return (len(change) * change).abs().mean(0)
-
-
-def layer_normed(table: Tensor) -> Tensor:
-    """Scores [E, 3, C] over their l2 norm within each edge and kind; zeros stay."""
-    return table / table.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(table.dtype).tiny)
-
-
-def protected(scores: Tensor, gates: Tensor, feeding: Sequence[Sequence[int]]) -> Tensor:
-    """Of a cell, bool [E, 3, C]: per node the best open op or skip gate from an input, which always lives; with an op
-    gate the best mid gate of its edge. So no node becomes a constant. Ties: lower edge, op, lower channel."""
-    kept, width = torch.zeros_like(gates), gates.shape[-1]
-    open_scores = scores.masked_fill(~gates, -torch.inf)
-    for edges in feeding:
-        place = first_best(open_scores[list(edges)][:, [OP, SKIP]])
-        e, kind, channel = edges[place // (2 * width)], (OP, SKIP)[place // width % 2], place % width
-        kept[e, kind, channel] = True
-        if kind == OP:
-            kept[e, MID, first_best(open_scores[e, MID])] = True
-    return kept
-
-
-def first_best(values: Tensor) -> int:
-    """Place of the largest value; argmax of ties is not promised to be the first."""
-    flat = values.flatten()
-    return int((flat == flat.max()).int().argmax())
-
-
-class Method(SearchMethod[Params]):
     def setup(self) -> None:
         setting, params = self.setting, self.params
         assert isinstance(setting.space, GateSpace)
@@ -148,22 +97,19 @@ class Method(SearchMethod[Params]):
         self.lengths = [table.numel() for table in self.open]
         if params.skip_mode != "gated":
             for table in self.open:
-                table[:, SKIP] = False  # none: no skip; fallback: a skip is where the operation is not
+                table[:, SKIP_GATE] = False  # none: no skip; fallback: a skip wherever the operation is closed
         self.ranked = torch.cat([self.rankable(table).flatten() for table in self.open])
         self.leaders = self.leading_cells()
         used = [torch.full_like(table, self.leaders.count(k), dtype=torch.int) for k, table in enumerate(self.open)]
-        self.uses = torch.cat([table.flatten() for table in used])  # cells that a gate stands for, 0 if another does
+        self.uses = torch.cat([table.flatten() for table in used])  # cells that share a gate; 0 for all but the leader
         self.whole, _ = self.sizes(self.open)
         self.check()
         affine = params.score == "bn_gamma"
-        self.supernet = self.space.supernet(setting.form, setting.common, affine=affine)
-        setting.place(self.supernet)
-        self.trainer = WeightTrainer(self.supernet, setting.common, self.epochs)
+        self.use(self.space.supernet(setting.form, setting.common, affine=affine), self.epochs)
         self.total = torch.zeros(sum(self.lengths), dtype=torch.float64, device=setting.device)  # of scores
-        self.iterations = 0  # that it sums over
+        self.iterations = 0  # over which `total` sums
         self.scores = torch.zeros(sum(self.lengths), dtype=torch.float64)  # of the last event
         self.events: list[dict[str, Any]] = []
-        self.spent = 0  # multiply-adds
         self.apply()
 
     @property
@@ -177,23 +123,23 @@ class Method(SearchMethod[Params]):
         return self.params.prune_epochs * self.setting.steps // self.params.prune_every
 
     def rankable(self, table: Tensor) -> Tensor:
-        """The gates that compete: op gates, and the mid and skip gates where there are such."""
-        found = torch.zeros_like(table)
-        found[:, OP] = True
-        found[:, MID] = self.params.mid_gates and "mid" in self.space.gate_kinds
-        found[:, SKIP] = self.params.skip_mode == "gated"
-        return found
+        """The gates that compete: op gates and, where they exist, mid and skip gates."""
+        ranked = torch.zeros_like(table)
+        ranked[:, OP_GATE] = True
+        ranked[:, MID_GATE] = self.params.mid_gates and "mid" in self.space.gate_kinds
+        ranked[:, SKIP_GATE] = self.params.skip_mode == "gated"
+        return ranked
 
     def leading_cells(self) -> list[int]:
-        """The cell whose gates each cell has: itself, or with `masks: stage` the first normal cell of its stage."""
-        found = list(range(len(self.open)))
+        """The cell whose gates each cell uses: itself, or with `masks: stage` the first normal cell of its stage."""
+        leaders = list(range(len(self.open)))
         for stage in self.space.cells_of_stages(self.setting.common) if self.params.masks == "stage" else ():
             for cell in stage:
-                found[cell] = stage[0]
-        return found
+                leaders[cell] = stage[0]
+        return leaders
 
     def check(self) -> None:
-        """ParamsError where no pruning can happen, nothing can be shared, or the budget cannot be reached."""
+        """Raises ParamsError if no pruning can happen, nothing can be shared, or the budget cannot be reached."""
         params, common = self.params, self.setting.common
         if params.masks == "stage" and self.leaders == list(range(len(self.open))):
             raise ParamsError(
@@ -203,8 +149,8 @@ class Method(SearchMethod[Params]):
         if self.events_planned == 0:
             raise ParamsError(
                 f"search.tenas.prune_every is {params.prune_every}, but prune_epochs: {params.prune_epochs} has only "
-                f"{params.prune_epochs * self.setting.steps} iterations: nothing would be pruned; lower the one or "
-                "raise the other"
+                f"{params.prune_epochs * self.setting.steps} iterations: nothing would be pruned; lower the first or "
+                "raise the second"
             )
         if params.budget.kind != "gates":
             least = self.space.smallest(self.setting.form, common, params.skip_mode, params.mid_gates)
@@ -235,51 +181,53 @@ class Method(SearchMethod[Params]):
         return self.space.sizes(self.with_skips(gates), self.setting.form, self.setting.common)
 
     def of_leaders(self, tables: Tables) -> Tables:
-        """Each cell with the table of the cell whose gates it has."""
+        """Each cell with the table of the cell whose gates it uses."""
         return [tables[leader] for leader in self.leaders]
 
     def shared(self, tables: Tables) -> Tensor:
-        """The means [G] over the cells that have the same gates."""
+        """The means [G] over the cells that share their gates."""
         groups = [[t for t, of in zip(tables, self.leaders, strict=True) if of == k] for k in range(len(tables))]
         means = [torch.stack(group).mean(0) if group else tables[k] for k, group in enumerate(groups)]
         return torch.cat([table.flatten() for table in self.of_leaders(means)])
 
     def apply(self) -> None:
-        """What follows from the open gates: the vector on the device, what runs, what an image costs."""
+        """Update what follows from the open gates: the vector on the device, what runs, the cost of an image."""
         self.gates = torch.cat([table.flatten() for table in self.open]).float().to(self.setting.device)
         self.running = [
-            [(bool(edge[OP]), bool(edge[SKIP])) for edge in table.any(-1)] for table in self.with_skips(self.open)
+            [(bool(edge[OP_GATE]), bool(edge[SKIP_GATE])) for edge in table.any(-1)]
+            for table in self.with_skips(self.open)
         ]
         self.compact, masked = self.sizes(self.open)
         self.image_macs = masked.macs
 
     def with_skips(self, gates: Tables) -> Tables:
-        """With `fallback` the skip gates are 1 - op gates; they are no gates of their own."""
+        """With `fallback` the skip gates are 1 - op gates, not gates of their own."""
         if self.params.skip_mode != "fallback":
             return gates
-        ops = [table[..., OP, :] for table in gates]
+        ops = [table[..., OP_GATE, :] for table in gates]
         skips = [~op if op.dtype == torch.bool else 1 - op for op in ops]
-        return [torch.stack([op, t[..., MID, :], skip], -2) for op, t, skip in zip(ops, gates, skips, strict=True)]
+        return [torch.stack([op, t[..., MID_GATE, :], skip], -2) for op, t, skip in zip(ops, gates, skips, strict=True)]
 
     def mix(self, gates: Tensor) -> GateMix:
         return GateMix(self.with_skips(self.tables(gates)), self.running)
 
     def closed(self, gates: Tables) -> Tables:
-        """Closed by the rules of the space; with `fallback` no channel ever dies, so only its edges can."""
+        """Closed by the rules of the space. With `fallback` no channel ever dies, so only its edges can."""
         if self.params.skip_mode != "fallback":
             return self.space.closed(gates)
-        found = self.space.closed([torch.stack([t[:, OP], t[:, MID], torch.ones_like(t[:, SKIP])], 1) for t in gates])
-        for table in found:
-            table[:, SKIP] = False
-        return found
+        with_all_skips = [
+            torch.stack([t[:, OP_GATE], t[:, MID_GATE], torch.ones_like(t[:, SKIP_GATE])], 1) for t in gates
+        ]
+        closed = self.space.closed(with_all_skips)
+        for table in closed:
+            table[:, SKIP_GATE] = False
+        return closed
 
     # --- One epoch
 
     def start_epoch(self, epoch: int) -> None:
         super().start_epoch(epoch)
-        self.trainer.start_epoch(epoch)
         self.pruning = 0 <= epoch - self.params.warmup < self.params.prune_epochs
-        self.supernet.train()
 
     def step(self, train: Batch, valid: Batch) -> Tally:
         scoring = self.pruning and self.params.score in ("gate2019", "abs2017")
@@ -287,69 +235,60 @@ class Method(SearchMethod[Params]):
         if scoring and not on_train:
             self.score(valid)
         gates = self.leaf(train) if on_train else self.gates
-        logits = self.supernet(train.images, self.mix(gates))
-        loss = self.setting.task.loss(logits, train.labels)
-        self.trainer.descend(loss)  # the gradients of the gates come with it; they are neither clipped nor stepped
+        tally = self.weight_step(train, self.mix(gates))  # gates get a gradient too; it is neither clipped nor applied
         if on_train:
             self.accumulate(gates)
-        self.passes["train_images"] += len(train.labels)
-        self.spent += 3 * self.image_macs * len(train.labels)
         if self.pruning:
             self.iterations += 1
             if self.iterations == self.params.prune_every:
                 self.prune(train)
-        return Tally.of(loss, self.setting.task.correct(logits, train.labels), len(train.labels))
+        return tally
 
     def leaf(self, batch: Batch) -> Tensor:
-        """The gates as variables; one of its own for each image where scores are absolute values per image."""
+        """The gates as variables; with scores per image, a copy for each image."""
         each = self.params.score == "abs2017"
         gates = self.gates.expand(len(batch.labels), -1) if each else self.gates
         return gates.clone().requires_grad_()
 
     def score(self, batch: Batch) -> None:
-        """A forward and backward pass for the scores alone."""
+        """A forward and backward pass only for the scores."""
         gates = self.leaf(batch)
         with frozen(self.trainer.parameters):
             loss = self.setting.task.loss(self.supernet(batch.images, self.mix(gates)), batch.labels)
             loss.backward()
         self.accumulate(gates)
-        self.passes["valid_images"] += len(batch.labels)
-        self.spent += 3 * self.image_macs * len(batch.labels)
+        self.spend("valid_images", len(batch.labels))
 
     def accumulate(self, gates: Tensor) -> None:
-        """Squares, or absolute values per image; the change of a swap from operation to skip keeps its sign."""
+        """Add squares, or absolute values per image. The change of a swap from operation to skip keeps its sign."""
         assert gates.grad is not None
         change = loss_change(gates.detach(), gates.grad)
         if self.params.score == "abs2017":
             self.total += images_scores(change)
         elif self.params.skip_mode == "fallback":
-            for total, found in zip(self.tables(self.total), self.tables(change), strict=True):
-                total[:, OP] += found[:, OP]
-                total[:, MID] += found[:, MID].square()
+            for total, added in zip(self.tables(self.total), self.tables(change), strict=True):
+                total[:, OP_GATE] += added[:, OP_GATE]
+                total[:, MID_GATE] += added[:, MID_GATE].square()
         else:
             self.total += change.square()
 
     def end_epoch(self, valid_pass: ValidPass) -> dict[str, Any]:
-        self.supernet.eval()
-        mix = self.mix(self.gates)
-        tally = judge(lambda images: self.supernet(images, mix), valid_pass(), self.setting.task)
-        valid_loss, valid_acc = tally.means()
         return {
             "lr": self.trainer.lr,
-            "valid_loss": valid_loss,
-            "valid_acc": valid_acc,
+            **self.measured(self.mix(self.gates), valid_pass),
             "params_m": self.compact.params_m,
             "macs_m": self.compact.macs_m,
-            **{f"gates.{kind}": count for kind, count in self.count_open().items()},
+            **{f"gates.{axis}": count for axis, count in self.count_open().items()},
         }
 
     def count_open(self) -> dict[str, int]:
-        return {kind: sum(int(table[:, at].sum()) for table in self.open) for at, kind in enumerate(GATES)}
+        """Open gates per axis."""
+        return {axis: sum(int(table[:, at].sum()) for table in self.open) for at, axis in enumerate(GATES)}
 
     # --- An event
 
     def prune(self, batch: Batch) -> None:
-        """One pruning event. It reads scores from the device and sizes networks on the CPU: the step that waits."""
+        """One pruning event. It reads scores from the device and sizes networks on the CPU, so this step waits."""
         self.scores = self.event_scores()
         before, loss_before = self.count_open(), self.loss(batch)
         spread = self.spread()
@@ -366,7 +305,7 @@ class Method(SearchMethod[Params]):
                 "target": target,
                 "params": self.compact.params,
                 "macs": self.compact.macs,
-                "removed": {kind: before[kind] - after[kind] for kind in GATES},
+                "removed": {axis: before[axis] - after[axis] for axis in GATES},
                 "loss_before": finite(loss_before),
                 "loss_after": finite(self.loss(batch)),
                 **spread,
@@ -374,7 +313,7 @@ class Method(SearchMethod[Params]):
         )
 
     def event_scores(self) -> Tensor:
-        """By the chosen form, the mean over cells of the same gates; then the moving average over the events."""
+        """Scores of the chosen form, as means over cells that share gates, then as a moving average over the events."""
         if self.params.score == "random":
             tables = self.of_leaders(self.tables(torch.rand(len(self.scores), dtype=torch.float64)))
         elif self.params.score == "bn_gamma":
@@ -385,22 +324,22 @@ class Method(SearchMethod[Params]):
                 tables = [layer_normed(table) for table in tables]
             elif self.params.skip_mode == "fallback":
                 for table in tables:
-                    table[:, OP] = table[:, OP].square()
-        found = self.shared(tables)
+                    table[:, OP_GATE] = table[:, OP_GATE].square()
+        scores = self.shared(tables)
         if self.events:
             kept = self.params.score_ema
-            found = torch.where(found.isfinite(), kept * self.scores + (1 - kept) * found, found)
-        return found
+            scores = torch.where(scores.isfinite(), kept * self.scores + (1 - kept) * scores, scores)
+        return scores
 
     def ranking(self) -> Tensor:
-        """The scores; with `cost_weight` per parameter that goes with the gate."""
+        """The scores; with `cost_weight`, divided by the parameters that go with the gate."""
         if not self.params.cost_weight:
             return self.scores
         costs = self.space.costs(self.with_skips(self.open), self.setting.form, self.setting.common)
         return self.scores / self.shared(costs)
 
     def remaining(self) -> tuple[Tables, float]:
-        """What is left open after this event, and the size it aimed at (for `gates`: the gates to remove by then)."""
+        """The gates open after this event, and the size it aims at (with `gates`: the gates to remove by then)."""
         by, kept = self.ranking(), torch.zeros_like(self.ranked)
         if self.params.skip_mode != "fallback":
             pairs = zip(self.tables(by), self.open, strict=True)
@@ -434,15 +373,17 @@ class Method(SearchMethod[Params]):
         return without(count_needed), target
 
     def gates_to_remove(self, now: Tensor) -> tuple[int, float]:
-        """P = ceil(all to remove / T_ev) at every event, not beyond the whole; what rules closed counts as removed."""
+        """P = ceil(all to remove / T_ev) at every event, in total no more than all; gates closed by rules count too."""
         gates = int(self.ranked.sum())
-        whole = math.ceil(round((1 - self.params.budget.value) * gates, 6))  # 0.3 of 10 is 3, whatever 1 - 0.7 is
+        whole = math.ceil(
+            round((1 - self.params.budget.value) * gates, 6)
+        )  # 0.3 of 10 is 3, although 1 - 0.7 is more than 0.3
         each = math.ceil(whole / self.events_planned)
         gone = gates - int((now & self.ranked).sum())
         return max(0, min(each, whole - gone)), float(min(each * (len(self.events) + 1), whole))
 
     def clear_momentum(self) -> None:
-        """Weights that feed pruned channels alone stop moving; weight decay goes on."""
+        """Zero the momentum of weights that only feed pruned channels; weight decay continues."""
         velocity = dict(zip(map(id, self.trainer.parameters), self.trainer.velocity(), strict=True))
         for weight, part in self.supernet.parts(self.open):
             buffer = velocity[id(weight)]
@@ -450,70 +391,61 @@ class Method(SearchMethod[Params]):
                 buffer *= part.to(buffer.device)
 
     def loss(self, batch: Batch) -> float:
-        """Of a batch with the gates as they are, in evaluation mode."""
+        """The loss of a batch with the present gates, in evaluation mode."""
         self.supernet.eval()
         with torch.no_grad():
-            found = self.setting.task.loss(self.supernet(batch.images, self.mix(self.gates)), batch.labels).item()
+            loss = self.setting.task.loss(self.supernet(batch.images, self.mix(self.gates)), batch.labels).item()
         self.supernet.train()
         self.spent += self.image_macs * len(batch.labels)
-        return float(found)
+        return float(loss)
 
     def spread(self) -> dict[str, Any]:
-        """Least, quartiles and largest score of the open gates per kind; per kind and cell the median, None if none."""
+        """Minimum, quartiles and maximum of the open gates' scores per axis; per axis and cell the median, None if all
+        are closed."""
         scores = [t.masked_fill(~mask, torch.inf) for t, mask in zip(self.tables(self.scores), self.open, strict=True)]
         quartiles, medians = {}, {}
-        for at, kind in enumerate(GATES):
+        for at, axis in enumerate(GATES):
             cells = [table[:, at][table[:, at].isfinite()] for table in scores]
             values = torch.cat(cells)
             points = values.quantile(torch.linspace(0, 1, 5).double()).tolist() if len(values) else None
-            quartiles[kind] = None if points is None else [rounded(point) for point in points]
-            medians[kind] = [rounded(float(cell.median())) if len(cell) else None for cell in cells]
+            quartiles[axis] = None if points is None else [rounded(point) for point in points]
+            medians[axis] = [rounded(float(cell.median())) if len(cell) else None for cell in cells]
         return {"quartiles": quartiles, "medians": medians}
 
     # --- State
 
     def search_state(self) -> dict[str, Any]:
         compact, masked = self.sizes(self.open)
-        found = self.space.architecture(self.with_skips(self.open), self.params.skip_mode)
+        architecture = self.space.architecture(self.with_skips(self.open), self.params.skip_mode)
         finite = self.scores.where(self.scores.isfinite(), 0.0)
         sizes = {"compact": compact, "masked": masked, "supernet": self.whole}
         return {
-            "architecture": found.to_dict(),
+            "architecture": architecture.to_dict(),
             "scores": [nested(table.tolist()) for table in self.tables(finite)],
             "sizes": {name: {"params": size.params, "macs": size.macs} for name, size in sizes.items()},
             "events": self.events,
         }
 
-    def macs(self) -> int:
-        return self.spent
-
     def state_dict(self) -> dict[str, Any]:
         return {
-            "epoch": self.epoch,
-            "passes": self.passes,
-            "spent": self.spent,
+            **super().state_dict(),
             "open": self.open,
             "total": self.total,
             "iterations": self.iterations,
             "scores": self.scores,
             "events": self.events,
-            "supernet": self.supernet.state_dict(),
-            "weights": self.trainer.optimiser.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.passes, self.spent, self.events = dict(state["passes"]), state["spent"], list(state["events"])
         self.open = [table.cpu() for table in state["open"]]
         self.total, self.iterations = state["total"].clone(), state["iterations"]
-        self.scores = state["scores"].cpu()
+        self.scores, self.events = state["scores"].cpu(), list(state["events"])
         self.apply()
-        self.start_epoch(state["epoch"])
-        self.supernet.load_state_dict(state["supernet"])
-        self.trainer.optimiser.load_state_dict(state["weights"])
+        super().load_state_dict(state)
 
 
 def rounded(value: float) -> float:
-    """To four digits: scores are estimates, and there are many of them."""
+    """To four digits: scores are estimates, and a record holds many of them."""
     return float(f"{value:.3e}")
 
 
@@ -522,8 +454,8 @@ def nested(values: Any) -> Any:
 
 
 def derive(state: dict[str, Any], params: DeriveParams, space: GateSpace) -> list[Derived]:
-    """What is open at the end. The notes: sizes at search size, and how the cells came out."""
+    """The gates that are open at the end. The notes: sizes at search size, and statistics of the cells."""
     scores = state["scores"] if params.resize == "topk" else None
     chosen = {"resize": params.resize, "form": params.form, "scores": scores}
-    found = space.parse({**state["architecture"], **chosen})
-    return [Derived("main", found, {"sizes": state["sizes"], "topology": space.statistics(found)})]
+    architecture = space.parse({**state["architecture"], **chosen})
+    return [Derived("main", architecture, {"sizes": state["sizes"], "topology": space.statistics(architecture)})]

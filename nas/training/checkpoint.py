@@ -22,7 +22,7 @@ import torch
 from nas.records import replacing
 
 DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
-FORMAT = 1  # of what a checkpoint holds; part of every fingerprint
+FORMAT = 2  # of what a checkpoint holds; part of every fingerprint
 
 
 class BusyError(ValueError):

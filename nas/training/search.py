@@ -41,7 +41,7 @@ class SearchJob(Job):
         self.space = get_space(params.space)
         form, precision = image_form(train.spec), runtime.precision
         setting = Setting(self.space, form, common, device, precision, self.steps, runtime.graphs)
-        self.method: SearchMethod[Any] = method_module(method).Method(params, setting)
+        self.method: SearchMethod[Any] = method_module(method).Method.build(params, setting)
         self.epochs = self.method.epochs
         self.collapsed: dict[str, str] = {}  # as it was after the last epoch
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from nas import project
 from nas.config.data import Slice
 from nas.config.params import SearchCommon, load_config, parse_config, parse_run_key, run_key
 from nas.config.sections import ParamsError
@@ -26,7 +27,7 @@ def parse(**changes):
         for part in above:
             section = section[part]
         section[key] = value
-    return parse_config(tree, SEARCH, DERIVE)
+    return project.parse(tree)
 
 
 def without(dotted):
@@ -72,7 +73,7 @@ def test_every_section_is_frozen():
         ({"search__eoinas__lamda": 3}, "'search.eoinas.lamda' is not a known key. Did you mean 'lambda'?"),
         (
             {"search__dart": {}},
-            "'search.dart' is not a known key. Did you mean 'darts'? Known: asng, common, darts, eoinas, given, ",
+            "'search.dart' is not a known key. Did you mean 'darts'? Known: asng, common, darts, eoinas, gdas, given, ",
         ),
         ({"derive__dart": {}}, "'derive.dart' is not a known key. Did you mean 'darts'? Known: asng, darts, eoinas, "),
         (
@@ -400,7 +401,7 @@ def test_without_retraining_a_table_has_to_judge():
 def test_without_retraining_every_method_searches_where_the_table_is():
     table = {"path": "t.csv", "sha256": SHA}
     message = refused(retrain__seeds=[], evaluate__table=table, methods=["darts"])
-    assert "'search.darts.space' is 'darts', of which no table knows, and 'retrain.seeds' is empty" in message
+    assert "'search.darts.space' is 'darts', which has no benchmark table, and 'retrain.seeds' is empty" in message
     spaces = {"search__darts__space": "nasbench201", "methods": ["darts"]}
     assert parse(retrain__seeds=[], evaluate__table=table, **spaces).retrain.seeds == ()
     assert parse(evaluate__table=table, methods=["darts", "tenas"]).retrain.seeds, "with retraining both may stand"

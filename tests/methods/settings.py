@@ -30,7 +30,7 @@ WINDOW = {
 }  # prunes in every epoch
 TABLED = {"space": "nasbench201"}
 STAGED = {"space": "nasbench201_layered"}
-# What shortens a method's search: its further ways are tested beside its first.
+# Parameters that shorten a method's search, one search for each way that should be tested.
 SHORT: dict[str, list[dict[str, Any]]] = {
     "random": [{"samples": 2, **TABLED}, {"samples": 2, **STAGED}, {"samples": 2}],
     "darts": [
@@ -40,6 +40,7 @@ SHORT: dict[str, list[dict[str, Any]]] = {
         {"order": "second", "early_stop": "eigenvalue"},
         {"early_stop": "skips", "stop_skips": 3, "skip_dropout": 0.2},
     ],
+    "gdas": [TABLED, {}],
     "lfr_darts": [
         {"future": "trainable", "order": "unrolled", "n_grow": 1, "epochs_each": 2},
         {"joint_reduction": False, "future": "absent", "epochs_each": 1, "warmup": 0, "inherit": True},
@@ -79,7 +80,7 @@ SHORT: dict[str, list[dict[str, Any]]] = {
         {},
     ],
 }
-SEARCHED = [name for name in METHODS if name != "given"]  # which has no epoch
+SEARCHED = [name for name in METHODS if name != "given"]  # `given` has no epochs
 CASES = [(name, changes) for name in SEARCHED for changes in SHORT.get(name, [{}])]
 
 
@@ -100,7 +101,7 @@ def build(name: str, seed: int = 0, method: dict[str, Any] | None = None, **chan
     """A method at the start of its search, as SearchJob builds it."""
     params: Any = sections()[0][name].model_validate({**PRESET[name], **(method or {})})
     torch.manual_seed(seed)
-    return method_module(name).Method(params, setting(params.space, **changes))
+    return method_module(name).Method.build(params, setting(params.space, **changes))
 
 
 def batch(seed: int, count: int = 4) -> Batch:
@@ -127,7 +128,7 @@ def advance(method: Any, first: int, last: int) -> list[dict[str, Any]]:
 
 
 def in_double_precision(supernet: Any) -> None:
-    """The supernet as it is, in float64, whatever its method hands it."""
+    """Run the supernet in float64, whatever the dtype of images and weights."""
     forward = supernet.double().forward
 
     def run(images: Any, mix: Any) -> Any:
@@ -139,10 +140,10 @@ def in_double_precision(supernet: Any) -> None:
 
 @contextmanager
 def in_double(monkeypatch: pytest.MonkeyPatch, method: Any, reference: bool) -> Iterator[None]:
-    """LFR-DARTS whose supernets run in float64, by the plain engine or by the batched one."""
+    """Within it, LFR-DARTS runs its supernets in float64, by the plain engine or by the batched one."""
     begin = method.begin
 
-    def begin_in_double(self: Any, iteration: int) -> None:
+    def begin_in_double(self: Any, iteration: int = 0) -> None:
         begin(self, iteration)
         in_double_precision(self.supernet)
         for cell in self.supernet.cells:

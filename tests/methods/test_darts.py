@@ -12,9 +12,9 @@ from nas.architectures.darts import PRIMITIVES
 from nas.contracts import ImageForm, SoftMix
 from nas.data.dataset import Batch
 from nas.methods import sections
-from nas.methods.darts import DeriveParams, derive, real_shares
+from nas.methods.darts import DeriveParams, derive
 from nas.methods.shared.base import op_counts
-from nas.methods.shared.relaxed import gradient, strongest_ops, unrolled_gradient
+from nas.methods.shared.relaxed import gradient, real_shares, strongest_ops, unrolled_gradient
 from nas.spaces.darts.space import DartsSpace
 from tests.methods.settings import FORM, PRESET, STEPS, advance, batch, build, common, valid_pass
 
@@ -213,7 +213,8 @@ def test_alphas_start_small_and_the_mix_of_every_edge_sums_to_one():
 
 def test_an_image_costs_the_supernet_three_times():
     method = build("darts")
-    method.passes = {"train_images": 5, "valid_images": 2}
+    method.spend("train_images", 5)
+    method.spend("valid_images", 2)
     assert method.macs() == 3 * 7 * method.setting.space.supernet_macs(method.setting.form, method.setting.common)
 
 
@@ -311,9 +312,9 @@ def test_what_a_stopped_search_tells_is_of_the_alphas_that_it_ends_with(monkeypa
 
 def test_a_warm_up_that_leaves_no_epoch_is_refused():
     params = sections()[0]["darts"].model_validate(PRESET["darts"] | {"warmup_epochs": 2})
-    params.check(common(epochs=3))
+    params.check(common(epochs=3), DartsSpace())
     with pytest.raises(ValueError, match=r"'warmup_epochs' is 2: expected less than the 2 of 'search.common.epochs'"):
-        params.check(common(epochs=2))
+        params.check(common(epochs=2), DartsSpace())
 
 
 @pytest.mark.parametrize("channels", [1, 3])

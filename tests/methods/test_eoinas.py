@@ -72,7 +72,7 @@ def test_the_largest_weight_is_a_draw_from_the_softmax_of_alpha_at_any_temperatu
     torch.manual_seed(0)
     count, alive = 100_000, living(NONE, SKIP, S3, D5)
     alpha = row(c0=0.9, c3=0.85, c4=-0.2, c7=-0.3)
-    drawn = eoinas.sampled(eoinas.sample(alpha.expand(count, 8), alive.expand(count, 8), tau)).sum(0)
+    drawn = eoinas.sampled(eoinas.gumbel_softmax(alpha.expand(count, 8), alive.expand(count, 8), tau)).sum(0)
     expected = eoinas.shares(alpha, alive)[0]
     deviation = (count * expected * (1 - expected)).sqrt()
     assert ((drawn - count * expected).abs() <= 4 * deviation).all()
@@ -82,7 +82,7 @@ def test_the_largest_weight_is_a_draw_from_the_softmax_of_alpha_at_any_temperatu
 @given(alive=st.lists(st.booleans(), min_size=8, max_size=8).filter(any), tau=st.floats(0.03, 5))
 def test_a_sample_has_weights_that_sum_to_one_and_exact_zeros_where_nothing_is_alive(alive, tau):
     mask = torch.tensor([alive])
-    weights = eoinas.sample(torch.zeros(1, 8), mask, tau)
+    weights = eoinas.gumbel_softmax(torch.zeros(1, 8), mask, tau)
     assert weights.sum().item() == pytest.approx(1, abs=1e-5)
     assert (weights[~mask] == 0).all()
     assert eoinas.sampled(weights)[~mask].sum() == 0
@@ -207,7 +207,7 @@ def test_alphas_rest_in_the_warm_up_and_counters_begin_after_it():
     assert not any(torch.equal(method.alphas[kind], start[kind]) for kind in KINDS)
     for kind in KINDS:
         assert (method.drawn[kind].sum(-1) == STEPS).all(), "one draw per edge and iteration"
-        assert (method.judged[kind].sum(-1) == STEPS).all()
+        assert (method.judged_draws[kind].sum(-1) == STEPS).all()
 
 
 def test_one_operation_less_per_edge_at_every_slimming_point():
@@ -235,9 +235,9 @@ def test_what_a_slimming_point_keeps_and_what_it_resets():
     assert any(not torch.equal(weights[name], value) for name, value in method.supernet.state_dict().items())
     for kind in KINDS:
         assert method.accuracy[kind].tolist() == stepped[kind]["accuracy"], "A is kept"
-        assert not method.drawn[kind].any(), "F begins anew"
+        assert not method.drawn[kind].any(), "F is reset"
         assert torch.tensor(stepped[kind]["drawn"]).sum(-1).tolist() == [2 * STEPS] * 14
-    assert not method.architect.optimiser.state, "Adam begins anew"
+    assert not method.architect.optimiser.state, "Adam is reset"
 
 
 def test_a_slimming_point_itself_changes_no_weight_and_no_alpha():
@@ -253,7 +253,6 @@ def test_a_slimming_point_itself_changes_no_weight_and_no_alpha():
 
 def test_pruned_operations_do_not_run_and_the_search_gets_cheaper():
     method, _ = searching(4)
-    method.count()
     assert method.alive_now == 6
     ran = set()
     for cell, kind in zip(method.supernet.cells, method.supernet.cell_types, strict=True):
@@ -311,9 +310,9 @@ def test_the_order_of_the_two_steps_is_a_parameter():
     for order in ("w_then_a", "a_then_w"):
         method = build("eoinas", method={"warmup": 1, "order": order})
         calls = orders[order] = []
-        descend, alpha_step = method.trainer.descend, method.alpha_step
+        descend, alpha_step = method.trainer.descend, method.alpha_gradients
         method.trainer.descend = lambda loss, f=descend, c=calls: (c.append("w"), f(loss))[1]
-        method.alpha_step = lambda batch, f=alpha_step, c=calls: (c.append("a"), f(batch))[1]
+        method.alpha_gradients = lambda *halves, f=alpha_step, c=calls: (c.append("a"), f(*halves))[1]
         advance(method, STEPS, STEPS + 1)
     assert orders == {"w_then_a": ["w", "a"], "a_then_w": ["a", "w"]}
 
@@ -321,7 +320,7 @@ def test_the_order_of_the_two_steps_is_a_parameter():
 def test_the_log_says_why_an_operation_went(capsys):
     method, _ = searching(3)
     lines = capsys.readouterr().out.splitlines()
-    told = [line for line in lines if "* goes:" in line]
+    told = [line for line in lines if "* is removed:" in line]
     assert len(told) == 28
     for line, op in zip(told[:14], method.slimming[0]["cells"]["normal"]["dropped"], strict=True):
         names = method.names["normal"][0]

@@ -21,11 +21,12 @@ from nas.spaces.blocks.ops import supernet_op
 from nas.spaces.darts.cells import DiscreteCell, MixedCell, MixedOp
 from nas.spaces.darts.layered import CELL_TYPES, LayeredSpace
 from stages.derive import width_like
-from tests.methods.settings import PRESET, STEPS, advance, batch, build, in_double
+from tests.methods.settings import PRESET, STEPS, advance, batch, build, common, in_double
 from tests.methods.test_methods import assert_equal, saved
 
 lfr: Any = method_module("lfr_darts")
 SPACE = LayeredSpace()
+STAGES = SPACE.stages
 SKIP, D5 = PRIMITIVES.index("skip_connect"), PRIMITIVES.index("dil_conv_5x5")
 FULL = {"epochs_each": 25, "warmup": 10, "n_grow": 4}
 SHORT = {"epochs_each": 2, "warmup": 1}
@@ -59,25 +60,25 @@ def table(rows):
 )
 def test_the_supernet_deepens_from_iteration_to_iteration(changes, depths):
     found = params(**changes)
-    assert [len(lfr.row(found, at)) for at in range(len(found.iterations) + 1)] == depths
+    assert [len(lfr.row(found, STAGES, at)) for at in range(len(found.iterations(STAGES)) + 1)] == depths
 
 
 @pytest.mark.parametrize(("changes", "expected"), [(FULL, 225), ({"epochs_each": 3, "warmup": 1}, 27)])
 def test_the_mixed_cells_times_epochs_of_the_notes(changes, expected):
     found = params(**changes)
     mixed = 0
-    for at in range(len(found.iterations)):
-        earlier = {kind for group in found.iterations[:at] for kind in group}
-        mixed += sum(kind not in earlier for kind in lfr.row(found, at))
+    for at in range(len(found.iterations(STAGES))):
+        earlier = {kind for group in found.iterations(STAGES)[:at] for kind in group}
+        mixed += sum(kind not in earlier for kind in lfr.row(found, STAGES, at))
     assert mixed * found.epochs_each == expected
 
 
 @pytest.mark.parametrize(("joint", "strides"), [(True, [2, 4, 4]), (False, [1, 2, 2, 4, 4])])
 def test_without_a_future_the_network_ends_with_the_current_stage(joint, strides):
     found = params(future="absent", joint_reduction=joint)
-    rows = [lfr.row(found, at) for at in range(len(found.iterations))]
+    rows = [lfr.row(found, STAGES, at) for at in range(len(found.iterations(STAGES)))]
     assert [2 ** sum(kind.startswith("reduce") for kind in row) for row in rows] == strides
-    for row, group in zip(rows, found.iterations, strict=True):
+    for row, group in zip(rows, found.iterations(STAGES), strict=True):
         assert row[-1] == group[-1]
 
 
@@ -86,11 +87,11 @@ def test_any_ordered_partition_is_a_plan_in_which_every_type_is_found_once(order
     bounds = [0, *sorted(cuts), len(order)]
     groups = [list(order[a:b]) for a, b in pairwise(bounds)]
     found = params(groups=groups)
-    assert [kind for group in found.iterations for kind in group] == list(order)
+    assert [kind for group in found.iterations(STAGES) for kind in group] == list(order)
     for at in range(len(groups) + 1):
-        row = lfr.row(found, at)
+        row = lfr.row(found, STAGES, at)
         assert list(dict.fromkeys(row)) == list(CELL_TYPES), "the row is in order of depth, whatever is searched first"
-    assert len(lfr.row(found, len(groups))) == 2 + 3 * found.n_grow
+    assert len(lfr.row(found, STAGES, len(groups))) == 2 + 3 * found.n_grow
 
 
 @pytest.mark.parametrize(
@@ -111,8 +112,8 @@ def test_any_ordered_partition_is_a_plan_in_which_every_type_is_found_once(order
     ],
 )
 def test_params_that_contradict_each_other_are_refused(changes, message):
-    with pytest.raises(ValidationError, match=message):
-        params(**changes)
+    with pytest.raises(ValueError, match=message):
+        params(**changes).check(common(), SPACE)
 
 
 def test_skip_dropout_follows_pdarts_within_an_iteration():
@@ -266,19 +267,19 @@ def test_found_cells_hold_no_mixed_edge_and_equal_what_was_committed():
     assert set(method.mixed) == {"normal_2", "reduce_2", "normal_3"}
     for kind, cell in zip(method.growth.cell_types, method.supernet.cells, strict=True):
         assert isinstance(cell, DiscreteCell if kind in ("normal_1", "reduce_1") else MixedCell)
-        if kind in method.found:
+        if kind in method.discrete:
             assert not any(isinstance(module, MixedOp) for module in cell.modules())
-            assert cell.preds == tuple(pred for _, pred in method.found[kind])
+            assert cell.preds == tuple(pred for _, pred in method.discrete[kind])
             ops: Any = cell.ops
-            for (op, pred), module in zip(method.found[kind], ops, strict=True):
+            for (op, pred), module in zip(method.discrete[kind], ops, strict=True):
                 stride = 2 if kind.startswith("reduce") and pred < 2 else 1
                 width = 2 if kind == "normal_1" else 4
                 assert str(module) == str(supernet_op(op, width, stride))
     assert method.records[0]["params"]["found"] == 0
-    first = bits({kind: torch.tensor([pred for _, pred in pairs]) for kind, pairs in method.found.items()})
+    first = bits({kind: torch.tensor([pred for _, pred in pairs]) for kind, pairs in method.discrete.items()})
     advance(method, 3 * STEPS, 6 * STEPS)
     for kind, preds in first.items():
-        assert torch.equal(torch.tensor([pred for _, pred in method.found[kind]]), preds)
+        assert torch.equal(torch.tensor([pred for _, pred in method.discrete[kind]]), preds)
 
 
 def test_every_iteration_begins_with_fresh_weights_and_the_first_lr_unless_it_inherits():
@@ -300,7 +301,7 @@ def test_a_trainable_future_learns_and_is_thrown_away():
     advance(method, 0, 2 * STEPS)
     deeper = method.alphas["normal_3"].detach().clone()
     assert deeper.abs().max() > 0.01
-    assert "normal_3" not in method.found
+    assert "normal_3" not in method.discrete
     method.start_epoch(2)
     assert method.alphas["normal_3"].abs().max() < 0.01, "begun anew"
 
@@ -320,14 +321,14 @@ def test_the_unrolled_gradient_of_a_step_of_lr_zero_is_that_of_first_order():
         method = build("lfr_darts", method={"order": order, "warmup": 0, "inherit": True})
         method.start_epoch(0)
         method.trainer.optimiser.param_groups[0]["lr"] = 0.0
-        method.alpha_step(batch(0), batch(1))
+        method.architect.descend(method.alpha_gradients(batch(0), batch(1)))
         found[order] = bits(method.alphas)
         assert method.passes == {"train_images": 12 * (order == "unrolled"), "valid_images": 4}
     for kind in ("normal_1", "reduce_1"):
         torch.testing.assert_close(found["unrolled"][kind], found["first"][kind])
 
 
-def test_a_search_costs_what_its_supernets_cost():
+def test_a_search_costs_what_its_supernets_cost(monkeypatch):
     method = build("lfr_darts", method=SHORT)
     expected = 0
     for epoch in range(method.epochs):
@@ -348,7 +349,7 @@ def test_the_log_says_what_was_found_and_warns_of_skips(capsys):
         method.alphas["reduce_1"][:, SKIP] += 9
     advance(method, 2 * STEPS - 1, 2 * STEPS)
     said = capsys.readouterr().out
-    assert "iteration over at the end of epoch 2: 5 cells" in said
+    assert "end of an iteration after epoch 2: 5 cells" in said
     assert "  reduce_1: skip_connect 0 | skip_connect 1 |" in said
     assert "warning: 8 of the 8 operations of reduce_1 are skip connections" in said
 
@@ -367,7 +368,7 @@ def test_a_batch_of_fashion_mnist_runs_through_search_and_network(side):
         assert method.supernet(images, method.mix()).shape == (4, 10)
     method.start_epoch(2)
     method.step(data, data)
-    cells = {**FIVE.cells, **{kind: tuple(pairs) for kind, pairs in method.found.items()}}
+    cells = {**FIVE.cells, **{kind: tuple(pairs) for kind, pairs in method.discrete.items()}}
     size = method.setting.common.model_copy(update={"cells": 5})
     network = SPACE.network(SPACE.compose(cells), form, size, auxiliary=True)
     logits, second = network(images)
@@ -381,7 +382,7 @@ def test_the_engine_and_the_reference_find_the_same_cells(monkeypatch):
             method = build("lfr_darts", method=SHORT)
             runs[reference] = method, advance(method, 0, 6 * STEPS)
     (plain, expected), (quick, rows) = runs[True], runs[False]
-    assert quick.found == plain.found
+    assert quick.discrete == plain.discrete
     for found, row in zip(rows, expected, strict=True):
         assert found == pytest.approx(row, rel=1e-4)
 
@@ -470,7 +471,7 @@ def test_the_unrolled_gradient_is_that_of_the_step_which_the_weights_would_take(
         return [torch.zeros_like(alpha) for alpha in given[3]]
 
     monkeypatch.setattr(relaxed, "unrolled_gradient", noted)
-    method.alpha_step(batch(5), batch(6))
+    method.alpha_gradients(batch(5), batch(6))
     ((train_loss, valid_loss, weights, alphas, velocity, lr, momentum, decay),) = seen
     common = method.setting.common
     assert (lr, momentum, decay) == (method.trainer.lr, common.momentum, common.weight_decay)
@@ -483,5 +484,5 @@ def test_the_unrolled_gradient_is_that_of_the_step_which_the_weights_would_take(
 
 
 def test_a_control_can_be_asked_for_once():
-    with pytest.raises(ValidationError, match="a control stands twice"):
+    with pytest.raises(ValidationError, match="a control is named twice"):
         lfr.DeriveParams(rule="collected", controls=("swapped", "swapped"))

@@ -4,15 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 from nas.architectures.nasbench201 import CELL_TYPES, OPERATIONS
-from nas.config.params import parse_config
 from nas.config.sections import ParamsError
-from nas.methods import method_module, sections
+from nas.methods import method_module
+from nas.project import parse
 from nas.spaces.nasbench201.cells import MixedCell, Residual, joined, layout
 from nas.spaces.registry import get_space
-from tests.methods.settings import PRESET, STAGED, STEPS, TREE, advance, build, in_double
+from tests.methods.settings import PRESET, STAGED, STEPS, TREE, advance, build, common, in_double
 from tests.methods.test_methods import assert_equal, saved
 from tests.spaces.nasbench201.test_space import NONE, OFFICIAL, ONE, POOL, SKIP, THREE
 
@@ -38,27 +37,30 @@ def table(*leaders):
 # --- The plan
 
 
-@pytest.mark.parametrize("space", lfr.STAGES)
-def test_the_method_knows_the_cell_types_of_its_spaces_in_their_order(space):
-    found: Any = get_space(space)
-    assert list(lfr.cell_types(space)) == list(found.variables())
-    assert len(lfr.normals(space)) == len(lfr.STAGES[space]) == 3
+@pytest.mark.parametrize("name", ["layered", "nasbench201_layered"])
+def test_the_stages_of_a_space_name_its_cell_types_in_order_of_depth(name):
+    space: Any = get_space(name)
+    assert list(lfr.cell_types(space.stages)) == list(space.variables())
+    assert len(lfr.normals(space.stages)) == len(space.stages) == 3
 
 
 @pytest.mark.parametrize("joint", [True, False])
 def test_every_iteration_finds_the_cell_of_a_stage_which_is_then_repeated(joint):
     found = params(joint_reduction=joint, n_grow=5)
-    assert found.iterations == tuple((kind,) for kind in CELL_TYPES)
-    assert [len(lfr.row(found, at)) for at in range(4)] == [3, 7, 11, 15]
-    assert joined([kind] * 5 for kind in dict.fromkeys(lfr.row(found, 3))) == layout(OFFICIAL, CELL_TYPES)
+    assert found.iterations(SPACE.stages) == tuple((kind,) for kind in CELL_TYPES)
+    assert [len(lfr.row(found, SPACE.stages, at)) for at in range(4)] == [3, 7, 11, 15]
+    assert joined([kind] * 5 for kind in dict.fromkeys(lfr.row(found, SPACE.stages, 3))) == layout(OFFICIAL, CELL_TYPES)
     ended = params(future="absent", n_grow=2)
-    assert [lfr.row(ended, at)[-1] for at in range(3)] == list(CELL_TYPES)
-    assert params(groups=[["cell_3"], ["cell_1", "cell_2"]]).iterations == (("cell_3",), ("cell_1", "cell_2"))
+    assert [lfr.row(ended, SPACE.stages, at)[-1] for at in range(3)] == list(CELL_TYPES)
+    assert params(groups=[["cell_3"], ["cell_1", "cell_2"]]).iterations(SPACE.stages) == (
+        ("cell_3",),
+        ("cell_1", "cell_2"),
+    )
 
 
 def test_groups_name_the_types_of_the_space():
-    with pytest.raises(ValidationError, match="'groups' must name each of cell_1, cell_2, cell_3 once"):
-        params(groups=[["normal_1"], ["cell_2"], ["cell_3"]])
+    with pytest.raises(ValueError, match="'groups' must name each of cell_1, cell_2, cell_3 once"):
+        params(groups=[["normal_1"], ["cell_2"], ["cell_3"]]).check(common(), SPACE)
 
 
 def test_without_retraining_nothing_would_judge_what_it_finds():
@@ -66,9 +68,9 @@ def test_without_retraining_nothing_would_judge_what_it_finds():
     tree["search"] = {**PRESET, "lfr_darts": {**PRESET["lfr_darts"], **STAGED}}
     tree["evaluate"] = {**TREE["evaluate"], "table": {"path": "t.csv", "sha256": "0" * 64}}
     with pytest.raises(ParamsError) as caught:
-        parse_config(tree, *sections())
-    assert "'search.lfr_darts.space' is 'nasbench201_layered', of which no table knows" in str(caught.value)
-    assert parse_config({**tree, "retrain": TREE["retrain"]}, *sections()).retrain.seeds == (0,)
+        parse(tree)
+    assert "'search.lfr_darts.space' is 'nasbench201_layered', which has no benchmark table" in str(caught.value)
+    assert parse({**tree, "retrain": TREE["retrain"]}).retrain.seeds == (0,)
 
 
 # --- Pruning
@@ -112,7 +114,7 @@ def test_a_search_goes_through_three_iterations():
         assert record["params"]["mixed"] == 6 * 10 * mixed
     assert method.records[0]["params"]["found"] == 0, "a residual block is no cell"
     (main,) = lfr.derive(method.search_state(), lfr.DeriveParams(rule="collected", controls=()), SPACE)
-    found = {kind: tuple(op for op, _ in pairs) for kind, pairs in method.found.items()}
+    found = {kind: tuple(op for op, _ in pairs) for kind, pairs in method.discrete.items()}
     assert main.architecture.cells == found
 
 
@@ -136,7 +138,7 @@ def test_the_engine_and_the_reference_walk_the_same_search(monkeypatch, inherit)
             runs[reference] = method, advance(method, 0, 6 * STEPS)
         monkeypatch.undo()
     (plain, expected), (quick, rows) = runs[True], runs[False]
-    assert quick.found == plain.found
+    assert quick.discrete == plain.discrete
     assert quick.alphas["cell_3"].dtype == torch.float64
     for found, row in zip(rows, expected, strict=True):
         assert found == pytest.approx(row, rel=1e-9)
@@ -181,7 +183,7 @@ def test_found_cells_run_one_operation_an_edge_and_cost_less():
         macs.append(method.image_macs)
     assert macs[0] == macs[1] > macs[2] > macs[4]
     assert [type(part) for part in method.supernet.cells[:2]] == [MixedCell, Residual]
-    for edge, (op, _) in zip(method.supernet.cells[0].edges, method.found["cell_1"], strict=True):
+    for edge, (op, _) in zip(method.supernet.cells[0].edges, method.discrete["cell_1"], strict=True):
         assert {i for i, held in enumerate(edge.ops) if list(held.parameters())} <= {OPERATIONS.index(op)}
 
 

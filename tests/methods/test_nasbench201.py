@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from nas.architectures.nasbench201 import OPERATIONS
-from nas.config.sections import ParamsError, Section, validate
+from nas.config.sections import ParamsError
 from nas.methods import method_module, sections
 from nas.methods.darts import DeriveParams, derive
+from nas.project import parse
 from nas.spaces.registry import get_space
-from tests.methods.settings import PRESET, PRESET_DERIVE, STEPS, advance, build
+from tests.methods.settings import PRESET, PRESET_DERIVE, STEPS, TREE, advance, build
 
 SPACE: Any = get_space("nasbench201")
 NONE, SKIP, ONE, THREE, POOL = range(5)
@@ -65,7 +66,7 @@ def test_eoinas_has_four_slimming_points_and_keeps_none_that_leads_to_the_end():
     assert int(method.alive["cell"].sum()) == 6
 
 
-@pytest.mark.parametrize("name", ["random", "darts", "eoinas", "asng", "is_nas"])
+@pytest.mark.parametrize("name", ["random", "darts", "gdas", "eoinas", "asng", "is_nas"])
 def test_the_last_incumbent_is_what_derive_finds(name):
     method = build(name, method={**TABLED, **({"samples": 2} if name == "random" else {})}, epochs=1)
     if name == "random":
@@ -98,14 +99,33 @@ def test_the_incumbent_of_best_of_k_is_that_of_the_search_and_then_of_the_contes
 @pytest.mark.parametrize(
     ("name", "space", "message"),
     [
-        ("tenas", "nasbench201", "TENAS prunes channels and chooses no operations, so its one space is 'channel'"),
-        ("tenas", "nasbench201_layered", "TENAS prunes channels and chooses no operations, so its one space is"),
-        ("lfr_darts", "nasbench201", "input should be 'layered' or 'nasbench201_layered'"),
-        ("darts", "nasbench201_layered", "input should be 'darts' or 'nasbench201'"),
+        (
+            "tenas",
+            "nasbench201",
+            "tenas needs a space of channels, as TENAS prunes channels and chooses no operations: channel.",
+        ),
+        (
+            "lfr_darts",
+            "nasbench201",
+            "lfr_darts needs a space whose stages have cell types of their own: layered, nasbench",
+        ),
+        (
+            "darts",
+            "nasbench201_layered",
+            "darts needs a space of operations on edges, with the same cell types at every",
+        ),
+        ("gdas", "layered", "at every depth: darts, nasbench201."),
+        ("random", "enas", "needs a space of operations on edges: darts, layered, nasbench201, nasbench201_layered."),
+        ("asng", "layered", "needs a space of categorical variables: darts, enas, nasbench201, mobile, mobile_cifar."),
     ],
 )
-def test_a_method_that_cannot_search_here_says_so(name, space, message):
-    model: type[Section] = sections()[0][name]
+def test_a_method_refuses_a_space_that_it_cannot_search_and_lists_those_that_it_can(name, space, message):
     with pytest.raises(ParamsError) as caught:
-        validate(model, {**PRESET[name], "space": space}, f"search.{name}", "params.yaml")
-    assert f"'search.{name}.space' is '{space}': {message}".lower() in str(caught.value).lower()
+        parse({**TREE, "search": {**PRESET, name: {**PRESET[name], "space": space}}})
+    assert f"'search.{name}.space' is '{space}', but " in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_an_unknown_space_is_answered_with_the_known_ones():
+    with pytest.raises(ParamsError, match=r"is 'dart', which is not a space\. Did you mean 'darts'"):
+        parse({**TREE, "search": {**PRESET, "darts": {**PRESET["darts"], "space": "dart"}}})

@@ -1,8 +1,8 @@
-"""The contract of a search method, and what every method needs: the weights' optimiser and the validation pass.
+"""The contract of a search method, the optimiser of the weights, and figures that several methods report.
 
-A method owns its supernet (or networks), its architecture variables and their optimisers. The loop hands it batches
-and keeps the checkpoint; `search_state` is all that `derive` will ever see. Randomness comes from torch's global
-generator, which the loop seeds and checkpoints.
+A method owns its supernet (or networks), its architecture variables and their optimisers. The loop passes it batches
+and writes the checkpoint. `derive` sees nothing but `search_state`. All randomness comes from torch's global
+generator, which the loop seeds and saves.
 """
 
 from abc import ABC, abstractmethod
@@ -27,7 +27,8 @@ P = TypeVar("P", bound=Section)
 
 @dataclass(frozen=True)
 class Setting:
-    """What a search is given: where, on what, at which budget. `steps` are weight steps per epoch."""
+    """What a search is given: the space, the form of the images, the budget, the device. `steps`: weight steps per
+    epoch."""
 
     space: Space
     form: ImageForm
@@ -39,16 +40,16 @@ class Setting:
     task: Classification = field(default_factory=Classification)
 
     def place(self, network: nn.Module) -> nn.Module:
-        """As every network here runs (nas.engine.placement)."""
+        """The network on the device, in the layout and precision that all networks run in (nas.engine.placement)."""
         return place(network, self.device, self.precision, self.graphs)
 
 
 @dataclass(frozen=True)
 class Derived:
-    """An architecture that a search found; `name` tells several of one trial apart.
+    """An architecture that `derive` made. `name` distinguishes several of one trial.
 
-    Its network has `retrain.channels`, or with `like` the even width that comes nearest to the parameters of the
-    architecture of that name.
+    Its network has `retrain.channels` channels. With `like`, it has the even width whose number of parameters is
+    closest to that of the architecture of this name.
     """
 
     name: str
@@ -61,7 +62,7 @@ ValidPass = Callable[[], Iterator[Batch]]  # every validation image once, in fil
 
 
 class SearchMethod(ABC, Generic[P]):
-    """One search. Everything that changes in it is in `state_dict`, so that a killed search ends with the same bits."""
+    """One search. `state_dict` holds everything that changes, so that a resumed search ends with the same bits."""
 
     def __init__(self, params: P, setting: Setting) -> None:
         self.params = params
@@ -69,6 +70,11 @@ class SearchMethod(ABC, Generic[P]):
         self.epoch = 0
         self.passes = {"train_images": 0, "valid_images": 0}  # images that went forward and backward
         self.setup()
+
+    @classmethod
+    def build(cls, params: P, setting: Setting) -> "SearchMethod[Any]":
+        """The search of these parameters. A method whose parameters may ask for several searches overrides this."""
+        return cls(params, setting)
 
     @property
     def epochs(self) -> int:
@@ -79,41 +85,41 @@ class SearchMethod(ABC, Generic[P]):
         """Build networks, architecture variables and optimisers."""
 
     def start_epoch(self, epoch: int) -> None:
-        """Set what follows the epoch; extend, do not replace."""
+        """Set what depends on the epoch. Overrides call this method too; it may run twice for one epoch."""
         self.epoch = epoch
 
     @abstractmethod
     def step(self, train: Batch, valid: Batch) -> Tally:
-        """Learn from one batch of each half; the tally of the weight step."""
+        """Learn from one batch of each half. Returns the tally of the weight step."""
 
     @abstractmethod
     def end_epoch(self, valid_pass: ValidPass) -> dict[str, Any]:
-        """A flat row for the history: numbers, in the names of docs/design.md."""
+        """A flat row of numbers for the history; docs/design.md lists the names."""
 
     def incumbent(self) -> dict[str, ArchitectureLike]:
-        """What would be found if the search ended with this epoch, by the names of `derive`; nothing by default."""
+        """What `derive` would return if the search ended with this epoch, by name; empty by default."""
         return {}
 
     @abstractmethod
     def search_state(self) -> dict[str, Any]:
-        """JSON-able: everything that derive needs."""
+        """Everything that `derive` needs, JSON-able."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes, in types that `torch.load(weights_only=True)` takes."""
+        """Everything that changes, in types that `torch.load(weights_only=True)` accepts."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
     @abstractmethod
     def macs(self) -> int:
-        """Multiply-adds spent on training so far, a backward pass counted as two forward passes."""
+        """Multiply-adds spent on training so far; a backward pass counts as two forward passes."""
 
 
 class WeightTrainer:
     """SGD with momentum, weight decay, gradient clipping and a cosine over `epochs` (DARTS, cnn/train_search.py).
 
-    `lr_warmup_epochs`, 0 in DARTS, take the place of the cosine's first values, in every course of it.
+    `lr_warmup_epochs` (0 in DARTS) replace the first values of the cosine.
     """
 
     def __init__(self, network: nn.Module, common: SearchCommon, epochs: int) -> None:
@@ -133,7 +139,7 @@ class WeightTrainer:
         return float(self.optimiser.param_groups[0]["lr"])
 
     def descend(self, loss: Tensor) -> None:
-        """One step; operations that did not run keep no gradient and so take no momentum or decay step."""
+        """One step. Operations that did not run have no gradient, so neither momentum nor decay moves them."""
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, self.common.clip)
@@ -146,7 +152,7 @@ class WeightTrainer:
 
 @contextmanager
 def frozen(weights: Sequence[Tensor]) -> Iterator[None]:
-    """For an architecture step: no gradient of a weight is computed, which is a third of a step's work."""
+    """Within it, no gradient of a weight is computed. This saves a third of the work of an architecture step."""
     for weight in weights:
         weight.requires_grad_(False)
     try:
@@ -163,11 +169,15 @@ def entropy(tables: Iterable[Tensor]) -> float:
 
 
 def op_counts(tables: Mapping[str, Tensor], names: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, int]:
-    """`ops.<cell type>.<op>`: on how many edges this operation has the largest share; a choice of inputs is none."""
+    """`ops.<cell type>.<op>`: number of edges on which this operation has the largest share.
+
+    Categories that choose an input (their names start with a digit) are not operations and are left out.
+    """
     counts: dict[str, int] = {}
-    for kind, table in tables.items():
-        counts |= {f"ops.{kind}.{name}": 0 for row in names[kind] for name in row if not name[0].isdigit()}
-        for row, top in zip(names[kind], table.detach().argmax(-1).tolist(), strict=True):
+    for cell_type, table in tables.items():
+        rows = names[cell_type]
+        counts |= {f"ops.{cell_type}.{name}": 0 for row in rows for name in row if not name[0].isdigit()}
+        for row, top in zip(rows, table.detach().argmax(-1).tolist(), strict=True):
             if not row[top][0].isdigit():
-                counts[f"ops.{kind}.{row[top]}"] += 1
+                counts[f"ops.{cell_type}.{row[top]}"] += 1
     return counts

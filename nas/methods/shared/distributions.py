@@ -1,14 +1,14 @@
-"""Categorical distributions that learn from the ranking of their samples' losses alone: ASNG, and several at once.
+"""Categorical distributions that learn only from the ranks of their samples' losses: ASNG, and several at once.
 
 Source of one distribution (BASE): Akimoto, Shirakawa et al., "Adaptive Stochastic Natural Gradient Method for One-Shot
 Neural Architecture Search", ICML 2019, arXiv 1905.08537, and its code (shirakawas/ASNG-NAS): natural gradient,
 utilities, adaptive step, margin. The penalty on complexity: Saito and Shirakawa, arXiv 1907.06341. Several that learn
-from each other's samples by importance sampling: Noda, Saito, Shirakawa, arXiv 2207.10334 (IS-NAS), of which the
-abstract alone is public; mixture weights, weighted baseline and quantile utilities are our reading.
+from each other's samples by importance sampling: Noda, Saito, Shirakawa, arXiv 2207.10334 (IS-NAS), of which
+only the abstract is public; mixture weights, weighted baseline and quantile utilities are our reading.
 
 Shapes: D variables of K_d categories each, K the largest of these, n = sum of (K_d - 1); M distributions; N samples,
-int64 [N, D]. A table is [D, K] in float64, its rows sum to 1, and what lies behind a variable's last category is 0.
-Everything here is small and lives on the CPU; nothing knows of networks or spaces.
+int64 [N, D]. A table is [D, K] in float64, its rows sum to 1, and entries after a variable's last category are 0.
+Everything here is small and on the CPU, and independent of networks and spaces.
 """
 
 import math
@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-FLOOR = 1e-12  # of a probability that divides or stands under a logarithm (ours)
+FLOOR = 1e-12  # of a probability that is a divisor or the argument of a logarithm (ours)
 TIE = 1e-14  # losses whose relative gap is smaller are equal
-STILL = 1e-13  # a direction with no larger entry is rounding, and moves nothing (1e-18 in the code, which lets it pass)
+STILL = 1e-13  # a direction with no larger entry is rounding error and moves nothing (1e-18 in ASNG's code)
 SHARE = 0.25  # rho: the best and the worst quarter of the samples count
 
 
@@ -30,12 +30,12 @@ SHARE = 0.25  # rho: the best and the worst quarter of the samples count
 
 
 def uniform(counts: Sequence[int]) -> Tensor:
-    """The table in which every category of a variable is as likely as the others."""
+    """The table in which all categories of a variable are equally likely."""
     return used(counts).double() / torch.tensor(counts)[:, None]
 
 
 def used(counts: Sequence[int]) -> Tensor:
-    """Where a table of these numbers of categories has entries, bool [D, K]."""
+    """Which entries of a table belong to a category, bool [D, K]."""
     return torch.arange(max(counts)) < torch.tensor(counts)[:, None]
 
 
@@ -55,7 +55,7 @@ def log_probability(table: Tensor, samples: Tensor) -> Tensor:
 def mode(table: Tensor) -> list[int]:
     """The likeliest category of each variable; ties: the lowest."""
     top = table == table.max(1, keepdim=True).values
-    return top.int().argmax(1).tolist()  # of a row of zeros and ones: argmax of ties is not promised to be the first
+    return top.int().argmax(1).tolist()  # argmax does not guarantee the first of several ties
 
 
 def indicators(samples: Tensor, categories: int) -> Tensor:
@@ -66,17 +66,17 @@ def indicators(samples: Tensor, categories: int) -> Tensor:
 def importance(tables: Sequence[Tensor], samples: Tensor) -> Tensor:
     """omega[m, i] = p_m(a_i) / q(a_i), where q is the mean of all M: the balance heuristic, between 0 and M.
 
-    With the sample's own distribution as divisor instead of the mixture the weights would have no bound.
+    With the sample's own distribution as divisor instead of the mixture, the weights would be unbounded.
     """
     logs = torch.stack([log_probability(table, samples) for table in tables])
     return len(tables) / (logs[None] - logs[:, None]).exp().sum(1)
 
 
-# --- Utilities: what a sample is worth by its place among the others; small losses are good
+# --- Utilities: the value of a sample by its rank; small losses are good
 
 
 def places(losses: Tensor) -> Tensor:
-    """Place of each loss among the distinct ones, int64 [N]; one that is no finite number is as bad as can be."""
+    """Rank of each loss among the distinct ones, int64 [N]; losses that are not finite rank last."""
     losses = losses.double().nan_to_num(nan=math.inf, posinf=math.inf, neginf=math.inf)
     values, order = losses.sort(stable=True)
     gaps = values[1:] - values[:-1] > TIE * values[:-1].abs()  # false between two that are not finite
@@ -84,7 +84,7 @@ def places(losses: Tensor) -> Tensor:
 
 
 def plain_utilities(place: Tensor) -> Tensor:
-    """1 / mu to the best mu = ceil(N / 4), -1 / mu to the worst mu; tied samples share the mean of their places."""
+    """1 / mu to the best mu = ceil(N / 4), -1 / mu to the worst mu; tied samples share the mean of their ranks."""
     best = math.ceil(SHARE * len(place))
     by_place = torch.zeros(len(place), dtype=torch.float64)
     by_place[:best] += 1 / best
@@ -94,9 +94,10 @@ def plain_utilities(place: Tensor) -> Tensor:
 
 
 def quantile_utilities(place: Tensor, weights: Tensor) -> Tensor:
-    """Plain utilities for weighted samples: a sample's stretch of the weighted order, cut with both outer quarters.
+    """Plain utilities for weighted samples: the overlap of a sample's interval of the weighted order with both outer
+    quarters.
 
-    The weighted mean is 0; of weight 1 each, and with whole quarters, they are the plain ones.
+    Their weighted mean is 0. With weights of 1 and whole quarters they equal the plain ones.
     """
     shares = weights / weights.sum()
     low = (place[None] < place[:, None]).double() @ shares
@@ -128,7 +129,7 @@ def complexities(samples: Tensor, costs: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Estimator:
-    """How a direction is estimated. The names are those of the parameters (docs/methods/is_nas.md)."""
+    """How a direction is estimated. The fields are parameters of docs/methods/is_nas.md."""
 
     utility: Literal["plain", "quantile"] = "plain"
     scale: Literal["code", "invariant"] = "code"
@@ -139,12 +140,12 @@ class Estimator:
         if self.r_ref is not None:
             return self.r_ref
         largest = costs.max() if self.complexity == "exact" else costs.max(1).values.sum()
-        return largest.item() or 1.0  # where nothing costs anything there is nothing to penalise
+        return largest.item() or 1.0  # if nothing has a cost, nothing is penalised
 
     def direction(
         self, table: Tensor, samples: Tensor, losses: Tensor, weights: Tensor, costs: Tensor, eps: float
     ) -> "Direction | None":
-        """Where one distribution should go by this pool; None where all losses tie. Ask all before one moves."""
+        """The direction of one distribution by this pool; None if all losses tie. Compute all before any moves."""
         reference = self.reference(costs)
         if self.complexity == "rank":
             losses = losses + eps * complexities(samples, costs) / reference
@@ -161,7 +162,7 @@ class Estimator:
 
 @dataclass(frozen=True)
 class Direction:
-    """[D, K] each, rows sum to 0: by the ranking, of the complexity (growing), and where to go."""
+    """[D, K] each, rows sum to 0: of the ranking, of growing complexity, and their combination."""
 
     by_loss: Tensor
     by_cost: Tensor
@@ -169,7 +170,7 @@ class Direction:
 
     @property
     def cosine(self) -> float:
-        """Of the angle between ranking and complexity: above 0 the ranking alone asks for more of it."""
+        """Cosine between ranking and complexity: above 0, the ranking alone favours more complexity."""
         sizes = self.by_loss.norm() * self.by_cost.norm()
         return ((self.by_loss * self.by_cost).sum() / sizes).item() if sizes > 0 else 0.0
 
@@ -180,7 +181,7 @@ class Direction:
 @dataclass(frozen=True)
 class StepRule:
     """`asng`: the step length follows the signal-to-noise ratio, whose threshold is alpha. `fixed`: delta0 times the
-    direction. `margin: auto` keeps every probability above 1 / (D (K_d - 1)) where that can be, `none` above 0.
+    direction. `margin: auto` keeps every probability above 1 / (D (K_d - 1)) where that is possible, `none` above 0.
     """
 
     step: Literal["asng", "fixed"] = "asng"
@@ -196,18 +197,18 @@ class Categorical:
     def __init__(self, counts: Sequence[int], rule: StepRule, table: Tensor | None = None) -> None:
         self.counts, self.rule = tuple(counts), rule
         self.table = uniform(counts) if table is None else table.double()
-        self.signal = torch.zeros_like(self.table)  # s: the mean of the normalised directions so far
-        self.gamma = 0.0  # what |s|^2 would be of pure noise
+        self.signal = torch.zeros_like(self.table)  # s: the decayed mean of the normalised directions
+        self.gamma = 0.0  # |s|^2 of pure noise
         self.used = used(counts)
         self.dimensions = sum(count - 1 for count in counts)  # n
         self.lowest = lowest(counts) if rule.margin == "auto" else torch.zeros(len(counts), dtype=torch.float64)
         self.delta0 = rule.delta0 or (1.0 if rule.step == "asng" else 1 / sum(counts))
-        # ours: beta stays at most 1, beyond which the mean of directions is none; the code has no such bound
+        # ours: beta is at most 1, beyond which s is not a mean of directions; ASNG's code has no such bound
         self.least = self.delta0 / math.sqrt(max(self.dimensions, 1))
         self.Delta = max(1.0, self.least)  # the step length is delta0 / Delta
 
     def step(self, direction: Tensor) -> bool:
-        """One step along a natural gradient; False, and nothing changes, where there is none."""
+        """One step along a natural gradient. Returns False, and changes nothing, if it is zero up to rounding."""
         if not (direction.abs() >= STILL).any():
             return False
         if self.rule.step == "fixed":
@@ -218,7 +219,7 @@ class Categorical:
         return True
 
     def adaptive_step(self, direction: Tensor) -> None:
-        """ASNG: a step of length delta in the Fisher metric; longer when directions agree, shorter when they do not."""
+        """ASNG: a step of length delta in the Fisher metric, growing while directions agree, shrinking otherwise."""
         delta = self.delta0 / self.Delta
         beta = delta / math.sqrt(self.dimensions)
         root = whitened(self.table, direction, self.counts)
@@ -233,7 +234,7 @@ class Categorical:
 
     @property
     def signal_power(self) -> float:
-        """|s|^2; above alpha gamma the step grows."""
+        """|s|^2; above alpha gamma, the step grows."""
         return self.signal.square().sum().item()
 
     @property
@@ -255,8 +256,8 @@ def whitened(table: Tensor, direction: Tensor, counts: Sequence[int]) -> Tensor:
     safe = table.clamp_min(FLOOR)
     rest = direction.sum(1, keepdim=True) - direction.gather(1, last)
     end = safe.gather(1, last)
-    found = direction / safe.sqrt() + safe.sqrt() * rest / (end + end.sqrt())
-    return found.masked_fill(torch.arange(table.shape[1]) >= last, 0.0)
+    root = direction / safe.sqrt() + safe.sqrt() * rest / (end + end.sqrt())
+    return root.masked_fill(torch.arange(table.shape[1]) >= last, 0.0)
 
 
 def lowest(counts: Sequence[int]) -> Tensor:
@@ -265,15 +266,15 @@ def lowest(counts: Sequence[int]) -> Tensor:
     D_valid counts the variables that have a choice. Two variables of two categories leave no room, for instance.
     """
     valid = sum(count > 1 for count in counts)
-    found = [1 / (valid * (count - 1)) if count > 1 and valid * (count - 1) > count else 0.0 for count in counts]
-    tight = [d for d, count in enumerate(counts) if count > 1 and not found[d]]
+    bounds = [1 / (valid * (count - 1)) if count > 1 and valid * (count - 1) > count else 0.0 for count in counts]
+    tight = [d for d, count in enumerate(counts) if count > 1 and not bounds[d]]
     if tight:
-        print(f"warning: too few variables for a margin, so variables {tight} have none: they may settle for good")
-    return torch.tensor(found, dtype=torch.float64)
+        print(f"warning: too few variables for a margin, so variables {tight} have none and may converge for good")
+    return torch.tensor(bounds, dtype=torch.float64)
 
 
 def correct(table: Tensor, least: Tensor, entries: Tensor) -> Tensor:
-    """Lift every entry to its least value, take what that costs from the excess of the others; rows sum to 1."""
+    """Raise every entry to its lower bound and subtract the surplus from the others' excess, so that rows sum to 1."""
     least = least[:, None] * entries
     table = table.maximum(least)
     excess = table.sum(1, keepdim=True) - 1

@@ -1,8 +1,8 @@
-"""When a relaxed search should stop, before skip connections take it over.
+"""Criteria for stopping a relaxed search before skip connections dominate it.
 
 Source: `skips`: Liang et al. 2019 (DARTS+), arXiv 1909.06035, its first criterion. `eigenvalue`: Zela et al. 2020,
-arXiv 1909.09656, section 4.3 (DARTS-ES): where the validation loss bends ever more sharply along the alphas, the cell
-found loses most when it is made discrete. Ours: the eigenvalue by power iteration, where that paper computes the whole
+arXiv 1909.09656, section 4.3 (DARTS-ES): the sharper the validation loss gets along the alphas, the more a cell loses
+when it is made discrete. Ours: the eigenvalue by power iteration, where that paper computes the whole
 Hessian.
 Shapes: alphas [edges, operations], one table per cell type.
 """
@@ -19,9 +19,9 @@ Tables = dict[str, Tensor]
 
 
 class Sharpness:
-    """Largest eigenvalue (by size) of the Hessian of the validation loss in the alphas, epoch by epoch.
+    """Largest eigenvalue (in absolute value) of the Hessian of the validation loss in the alphas, epoch by epoch.
 
-    `stop` is the epoch whose alphas should be taken, once the curve has grown too fast.
+    Once `grows` is true, the search should stop with the alphas of `past[0]`.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Sharpness:
 
     @property
     def grows(self) -> bool:
-        """Whether the mean size in the window before the last is below RATIO of that in the last one."""
+        """Whether the mean absolute value of the window before the last is below RATIO times that of the last one."""
         if len(self.values) < 2 * WINDOW:
             return False
         sizes = [abs(value) for value in self.values[-2 * WINDOW :]]
@@ -50,15 +50,15 @@ class Sharpness:
 
 
 def dominant_eigenvalue(loss: Tensor, variables: Sequence[Tensor]) -> float:
-    """Largest eigenvalue (by size) of the Hessian of a loss; waits for the device.
+    """Largest eigenvalue (in absolute value) of the Hessian of a loss; waits for the device.
 
-    Power iteration from one fixed direction, its products with the Hessian exact. Differences of gradients would be
-    cheap as well, but the loss has kinks: of a small supernet they gave a curvature several times too large.
+    Power iteration from a fixed direction, with exact Hessian-vector products. Differences of gradients would be as
+    cheap, but the loss has kinks: on a small supernet they gave a curvature several times too large.
     """
     gradients = torch.autograd.grad(loss, variables, create_graph=True)
     if not any(gradient.requires_grad for gradient in gradients):  # the loss is linear in them
         return 0.0
-    generator = torch.Generator().manual_seed(0)  # of its own: the search's stays where it is
+    generator = torch.Generator().manual_seed(0)  # its own: the search's generator is unchanged
     direction = [torch.randn(v.shape, generator=generator, dtype=torch.float64).to(v) for v in variables]
     value = 0.0
     for _ in range(ITERATIONS):
@@ -69,7 +69,7 @@ def dominant_eigenvalue(loss: Tensor, variables: Sequence[Tensor]) -> float:
         product = torch.autograd.grad(
             gradients, variables, direction, retain_graph=True, allow_unused=True, materialize_grads=True
         )
-        value = float(sum((d * p).sum() for d, p in zip(direction, product, strict=True)))  # Rayleigh's quotient
+        value = float(sum((d * p).sum() for d, p in zip(direction, product, strict=True)))  # Rayleigh quotient
         direction = list(product)
     return value
 

@@ -1,4 +1,4 @@
-"""Several searches of one method in one trial: all of their results, or the best of them."""
+"""Several searches of one method in one trial, which keeps all results or the best."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,9 +11,9 @@ from nas.methods.shared.short_trainings import Contest
 
 
 class InTurn(SearchMethod[Any]):
-    """Searches of equal length, one after the other, each with a supernet of its own.
+    """Searches of equal length, one after the other, each with its own supernet.
 
-    `searches` build them. Randomness goes on from one to the next, so that they are independent.
+    `searches` build them. The generator is not reset between them, so they are independent.
     """
 
     def __init__(self, searches: Sequence[Callable[[], SearchMethod[Any]]], params: Any, setting: Setting) -> None:
@@ -21,7 +21,7 @@ class InTurn(SearchMethod[Any]):
         super().__init__(params, setting)
 
     def setup(self) -> None:
-        self.states: list[dict[str, Any]] = []  # of the searches that are done
+        self.states: list[dict[str, Any]] = []  # of finished searches
         self.spent, self.at = 0, 0
         self.inner = self.searches[0]()
         self.passes = dict(self.inner.passes)
@@ -57,14 +57,14 @@ class InTurn(SearchMethod[Any]):
         return {"search": self.at, **row}
 
     def incumbent(self) -> dict[str, ArchitectureLike]:
-        """What the search under way has."""
+        """The incumbent of the running search."""
         return self.inner.incumbent()
 
     def search_state(self) -> dict[str, Any]:
         return {"searches": self.states}
 
     def macs(self) -> int:
-        """Of the searches that are done."""
+        """Of the finished searches."""
         return self.spent
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,22 +85,22 @@ class InTurn(SearchMethod[Any]):
 
 
 class BestOf(InTurn):
-    """`k` searches of one method, then a contest of what they found.
+    """`k` searches of one method, then a contest of their architectures.
 
-    DARTS and P-DARTS choose like this; a row of it is no mean over searches, so it is never the default. `found` reads
-    an architecture from a search state.
+    DARTS and P-DARTS select in this way. The row of such a trial is not a mean over searches, so it is never the
+    default. `architecture` reads the architecture from a search state.
     """
 
     def __init__(
         self,
         search: Callable[[], SearchMethod[Any]],
-        found: Callable[[dict[str, Any]], ArchitectureLike],
+        architecture: Callable[[dict[str, Any]], ArchitectureLike],
         k: int,
         epochs_each: int,
         params: Any,
         setting: Setting,
     ) -> None:
-        self.read, self.epochs_each = found, epochs_each
+        self.read, self.epochs_each = architecture, epochs_each
         self.contest: Contest | None = None
         super().__init__([search] * k, params, setting)
 
@@ -132,7 +132,7 @@ class BestOf(InTurn):
         return self.contest.end_epoch(self.epoch - self.searching, valid_pass)
 
     def incumbent(self) -> dict[str, ArchitectureLike]:
-        """In the contest its best so far, of what was found before."""
+        """During the contest, the best candidate so far."""
         return super().incumbent() if self.contest is None else self.contest.incumbent()
 
     def search_state(self) -> dict[str, Any]:

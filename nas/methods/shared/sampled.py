@@ -1,16 +1,16 @@
-"""What asng and is_nas share: a supernet of which single paths run, and distributions that learn from the ranks of
-what these paths lose.
+"""What asng and is_nas share: a supernet that runs single paths, and distributions that learn from the ranks of the
+losses of these paths.
 
-Every step trains the weights along `n_w` sampled paths and then judges `lambda` paths of each distribution on one
-batch, forward only. Tables live on the CPU, and a path is Python numbers: so the losses of the pool are brought over
-once a step, the one wait that the contract's rule against waiting allows (docs/design.md).
+Every step trains the weights along `n_w` sampled paths, then judges `lambda` paths of each distribution on one batch,
+forward only. Tables are on the CPU and a path is Python numbers, so the losses of the pool are copied from the device
+once per step. The rule against waiting for the device makes this one exception (docs/design.md).
 """
 
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import torch
 from pydantic import AfterValidator, Field, model_validator
@@ -19,26 +19,20 @@ from torch import Tensor
 from nas.config.params import MethodParams, SearchCommon, Size
 from nas.contracts import ArchitectureLike, CategoricalSpace, EdgeSpace, SoftMix
 from nas.data.dataset import Batch
-from nas.engine.tasks import Tally, judge
+from nas.engine.tasks import Tally
 from nas.methods.shared import distributions as ds
-from nas.methods.shared.base import SearchMethod, ValidPass, WeightTrainer, op_counts
+from nas.methods.shared.base import ValidPass, op_counts
 from nas.methods.shared.distributions import Categorical, Direction, Estimator, StepRule
-from nas.methods.shared.sampled_derive import (
-    padded,
-    split,
-    trimmed,
-)
+from nas.methods.shared.sampled_derive import padded, split, trimmed
+from nas.methods.shared.supernet_search import SupernetSearch
 
-COUNT = "count of "  # before the name of a figure that not every step has
+COUNT = "count of "  # prefix of the counter of a figure that not every step has
 Auto = Annotated[float, Field(gt=0)] | Literal["auto"]
-
-EDGES = ("darts", "nasbench201")  # spaces whose supernets can run all operations of an edge at once
 
 
 class SampledParams(MethodParams):
-    """What both methods take; the names are those of docs/methods/is_nas.md."""
+    """The parameters that both methods share; docs/methods/is_nas.md uses the same names."""
 
-    space: Literal["enas", "darts", "nasbench201", "mobile", "mobile_cifar"]
     epochs: Annotated[int, Field(ge=1)] | Literal["common"]
     lam: int = Field(ge=1, alias="lambda")
     n_w: int = Field(ge=1)
@@ -56,7 +50,13 @@ class SampledParams(MethodParams):
     warmup_epochs: int = Field(ge=0)
     mixture_epochs: int = Field(ge=0)
 
-    def check(self, common: SearchCommon) -> None:
+    needs: ClassVar[str] = "a space of categorical variables"
+
+    @classmethod
+    def accepts(cls, space: Any) -> bool:
+        return isinstance(space, CategoricalSpace)
+
+    def check(self, common: SearchCommon, space: Any) -> None:
         own = self.epochs != "common"
         epochs = self.epochs if self.epochs != "common" else common.epochs
         if common.lr_warmup_epochs >= epochs:
@@ -69,21 +69,21 @@ class SampledParams(MethodParams):
                 f"'warmup_epochs' is {self.warmup_epochs}: expected less than the {epochs} of "
                 f"{'epochs' if own else 'search.common.epochs'}, or no epoch is left to move the distributions in"
             )
+        if self.mixture_epochs and not isinstance(space, EdgeSpace):
+            raise ValueError(
+                f"'mixture_epochs' is {self.mixture_epochs}, but the supernet of space {self.space} only runs single "
+                "paths: expected 0"
+            )
 
     @model_validator(mode="after")
     def warm_up_is_whole(self) -> Self:
-        if self.mixture_epochs and self.space not in EDGES:
-            raise ValueError(
-                f"'mixture_epochs' is {self.mixture_epochs}, but the supernet of space {self.space} runs single paths "
-                "alone: expected 0"
-            )
         if self.mixture_epochs > self.warmup_epochs:
             raise ValueError(
                 f"'mixture_epochs' is {self.mixture_epochs}: expected at most the {self.warmup_epochs} of the warm-up"
             )
         if self.mode == "separate" and not self.warmup_epochs:
             raise ValueError(
-                "'warmup_epochs' is 0: with mode: separate these are the epochs that learn weights, at least 1"
+                "'warmup_epochs' is 0: with mode: separate only these epochs learn weights; expected at least 1"
             )
         return self
 
@@ -94,7 +94,7 @@ def is_growing(eps: tuple[float, ...]) -> tuple[float, ...]:
     return eps
 
 
-growing = AfterValidator(is_growing)  # of coefficients: architectures are named by them
+growing = AfterValidator(is_growing)  # for coefficients, which name the architectures
 
 
 P = TypeVar("P", bound=SampledParams)
@@ -109,23 +109,23 @@ class Pool:
     weights: Tensor
 
 
-class SampledSearch(SearchMethod[P]):
-    """A method says what its distributions are called, which complexity each pays for, and what each learns from."""
+class SampledSearch(SupernetSearch[P]):
+    """A method sets the names of its distributions, the weight of complexity of each, and what each learns from."""
 
     labels: list[str]
     eps: list[float]
 
     @abstractmethod
     def pools(self, samples: Tensor, losses: Tensor) -> list[Pool]:
-        """Of each distribution, from the samples of all: `lambda` of the first, `lambda` of the second, and so on."""
+        """The pool of each distribution. `samples`: `lambda` of the first one, `lambda` of the second, and so on."""
 
     @abstractmethod
     def next_distribution(self) -> int:
-        """From which distribution the next path of a weight step is drawn."""
+        """Index of the distribution that the next path of a weight step is drawn from."""
 
     @property
     def epochs(self) -> int:
-        """Those of all methods, or its own: a step along single paths costs a small part of a relaxed one."""
+        """`search.common.epochs`, or its own number: a step along single paths costs far less than a relaxed one."""
         own = self.params.epochs
         return super().epochs if own == "common" else own
 
@@ -136,9 +136,9 @@ class SampledSearch(SearchMethod[P]):
         self.even = self.even_mixture() if params.mixture_epochs else None
         self.names = self.space.categories()
         self.counts = [len(row) for rows in self.names.values() for row in rows]
-        self.weight_epochs = self.planned_weight_epochs()
-        self.supernet = setting.place(self.space.supernet(setting.form, setting.common))
-        self.trainer = WeightTrainer(self.supernet, setting.common, self.weight_epochs)
+        # with mode: separate weights learn in the warm-up only, otherwise to the end
+        self.weight_epochs = self.epochs if params.mode == "simultaneous" else params.warmup_epochs
+        self.use(self.space.supernet(setting.form, setting.common), self.weight_epochs)
         self.costs = self.cost_table()
         r_ref, delta0 = (None if value == "auto" else value for value in (params.r_ref, params.delta0))
         self.estimator = Estimator(params.utility, params.scale, params.complexity, r_ref)
@@ -146,75 +146,65 @@ class SampledSearch(SearchMethod[P]):
         self.distributions = [Categorical(self.counts, rule) for _ in self.labels]
         self.seed = int(torch.randint(2**31, ()))  # of the random architectures that `derive` may be asked for
         self.passes["judged_images"] = 0  # forward only
-        self.spent = 0  # multiply-adds
-        self.found: list[dict[str, float | None]] = []
+        self.mode_figures: list[dict[str, float | None]] = []
         self.sums: dict[str, float] = {}
 
     def even_mixture(self) -> tuple[SoftMix, int]:
-        """All operations of every edge alike, and what an image costs then."""
+        """All operations of every edge with equal weights, and the multiply-adds of one image."""
         space, setting = self.space, self.setting
         assert isinstance(space, EdgeSpace)
         shapes = {kind: (len(edges), len(edges[0])) for kind, edges in space.variables().items()}
         weights = {kind: torch.full(shape, 1 / shape[1], device=setting.device) for kind, shape in shapes.items()}
         return SoftMix(weights), space.supernet_macs(setting.form, setting.common)
 
-    def planned_weight_epochs(self) -> int:
-        """`separate` learns weights in the warm-up alone; else they are learnt to the end."""
-        return self.epochs if self.params.mode == "simultaneous" else self.params.warmup_epochs
-
     def cost_table(self) -> Tensor:
         """Parameters of every category, [D, K]: of the supernet whose loss is ranked, or of a network of this size."""
         at, setting = self.params.cost_at, self.setting
         searched = at == "search"
-        found = self.space.costs(setting.form, setting.common if at == "search" else at, affine=not searched)
-        return padded([row for kind in self.names for row in found[kind]])
+        costs = self.space.costs(setting.form, setting.common if at == "search" else at, affine=not searched)
+        return padded([row for cell_type in self.names for row in costs[cell_type]])
 
     # --- One step
 
     def start_epoch(self, epoch: int) -> None:
-        super().start_epoch(epoch)
-        self.trainer.start_epoch(min(epoch, self.weight_epochs))
+        super().start_epoch(
+            epoch
+        )  # puts the supernet in training mode: pools too are judged by batch statistics (ASNG)
         self.sums = {}
-        self.supernet.train()  # in judging a pool, too: batch norm by the batch, as ASNG's code
+
+    def weight_epoch(self, epoch: int) -> int:
+        return min(epoch, self.weight_epochs)
 
     def step(self, train: Batch, valid: Batch) -> Tally:
-        tally = self.weight_step(train) if self.epoch < self.weight_epochs else None
+        learned = self.train_weights(train) if self.epoch < self.weight_epochs else None
         judged = self.distribution_step(valid) if self.epoch >= self.params.warmup_epochs else None
-        found = tally or judged
-        assert found is not None, "an epoch learns weights, distributions or both"
-        return found
+        tally = learned or judged
+        assert tally is not None, "an epoch trains weights, distributions or both"
+        return tally
 
-    def weight_step(self, train: Batch) -> Tally:
+    def train_weights(self, train: Batch) -> Tally:
         if self.even is not None and self.epoch < self.params.mixture_epochs:
-            return self.mixture_step(train, *self.even)
+            # ours: every operation of every edge at once, so that all have been trained when ranks start to count
+            mix, self.image_macs = self.even
+            return self.weight_step(train, mix)
         return self.path_step(train)
-
-    def mixture_step(self, train: Batch, mix: SoftMix, macs: int) -> Tally:
-        """Ours: every operation of every edge at once, so that none has stood idle when ranks begin to count."""
-        logits = self.supernet(train.images, mix)
-        loss = self.setting.task.loss(logits, train.labels)
-        self.trainer.descend(loss)
-        images = len(train.labels)
-        self.passes["train_images"] += images
-        self.spent += 3 * images * macs
-        return Tally.of(loss, self.setting.task.correct(logits, train.labels), images)
 
     def path_step(self, train: Batch) -> Tally:
         """One step along the mean loss of `n_w` paths of the mixture, without importance weights."""
         paths = [ds.draw(self.distributions[self.next_distribution()].table, 1)[0] for _ in range(self.params.n_w)]
         logits = [self.run(path, train, backward=True) for path in paths]
-        losses = [self.setting.task.loss(found, train.labels) for found in logits]
+        losses = [self.setting.task.loss(of_path, train.labels) for of_path in logits]
         self.trainer.descend(torch.stack(losses).mean())
         images = len(train.labels)
         self.passes["train_images"] += images * len(paths)
         tallies = [
-            Tally.of(loss, self.setting.task.correct(found, train.labels), images)
-            for loss, found in zip(losses, logits, strict=True)
+            Tally.of(loss, self.setting.task.correct(of_path, train.labels), images)
+            for loss, of_path in zip(losses, logits, strict=True)
         ]
         return sum(tallies[1:], tallies[0])
 
     def distribution_step(self, valid: Batch) -> Tally:
-        """Judge a pool on one batch, ask every distribution where to go by the old tables, then move them all."""
+        """Judge a pool on one batch, compute the direction of every distribution by the old tables, then move all."""
         samples = torch.cat([ds.draw(d.table, self.params.lam) for d in self.distributions])
         tallies = []
         with torch.no_grad():
@@ -223,9 +213,8 @@ class SampledSearch(SearchMethod[P]):
                 loss = self.setting.task.loss(logits, valid.labels)
                 tallies.append(Tally.of(loss, self.setting.task.correct(logits, valid.labels), len(valid.labels)))
         self.passes["judged_images"] += len(valid.labels) * len(samples)
-        figures = torch.stack(
-            [torch.stack([t.loss, t.correct.double()]) for t in tallies]
-        ).cpu()  # waits for the device
+        rows = [torch.stack([tally.loss, tally.correct.double()]) for tally in tallies]
+        figures = torch.stack(rows).cpu()  # waits for the device
         losses = figures[:, 0] / len(valid.labels)
         pools = self.pools(samples, losses)
         directions = [
@@ -237,7 +226,7 @@ class SampledSearch(SearchMethod[P]):
             self.note(m, pools[m], direction, moved)
         self.note_pool(samples, losses, 100 * figures[:, 1].sum().item() / (len(valid.labels) * len(samples)))
         known = [tally for tally, loss in zip(tallies, losses, strict=True) if loss.isfinite()] or tallies
-        return sum(known[1:], known[0])  # what diverged is ranked last, and is no failure of the whole
+        return sum(known[1:], known[0])  # a path that diverged is ranked last; the search goes on
 
     def run(self, sample: Tensor, batch: Batch, backward: bool) -> Tensor:
         choices = self.split(sample.tolist())
@@ -248,10 +237,10 @@ class SampledSearch(SearchMethod[P]):
     def split(self, choices: Sequence[int]) -> dict[str, list[int]]:
         return split(choices, self.names)
 
-    # --- What an epoch tells
+    # --- Figures of an epoch
 
     def note(self, m: int, pool: Pool, direction: Direction | None, moved: bool) -> None:
-        """Sums over the steps of an epoch, of one distribution."""
+        """Add the figures of one distribution to the sums over the steps of an epoch."""
         self.add(f"ess{self.suffix(m)}", ds.effective(pool.weights))
         self.add(f"weight_mean{self.suffix(m)}", pool.weights.mean().item())
         top = f"weight_max{self.suffix(m)}"
@@ -272,32 +261,32 @@ class SampledSearch(SearchMethod[P]):
         self.sums[name] = self.sums.get(name, 0.0) + value
 
     def add_mean(self, name: str, value: float) -> None:
-        """Of what not every step has."""
+        """Add a figure that not every step has."""
         self.add(name, value)
         self.add(f"{COUNT}{name}", 1.0)
 
     def suffix(self, m: int) -> str:
-        """Behind the figures of one distribution, where there are several."""
+        """Suffix of the names of the figures of one distribution, if there are several."""
         return f".{self.labels[m]}" if len(self.labels) > 1 else ""
 
     def end_epoch(self, valid_pass: ValidPass) -> dict[str, Any]:
         row: dict[str, Any] = {"lr": self.trainer.lr}
         if steps := self.sums.get("steps"):
-            whole = ("weight_max", "skipped")  # no means
+            whole = ("weight_max", "skipped")  # not means
             for name, value in self.sums.items():
                 if name != "steps" and not name.startswith(COUNT):
                     row[name] = value if name.startswith(whole) else value / self.sums.get(f"{COUNT}{name}", steps)
         row["entropy"] = sum(d.entropy for d in self.distributions) / len(self.distributions)
         for m, distribution in enumerate(self.distributions):
             row |= {f"{name}{self.suffix(m)}": value for name, value in self.figures(distribution).items()}
-        if self.epoch >= self.params.warmup_epochs:  # till then all are as likely, and the first would lead by a tie
+        if self.epoch >= self.params.warmup_epochs:  # before, all are equally likely and the first would lead by a tie
             row |= self.leading()
         if self.epoch + 1 == self.epochs:
             self.judge_modes(valid_pass)
         return row
 
     def figures(self, distribution: Categorical) -> dict[str, float]:
-        """Entropy (nats), likeliest probability, expected and likeliest complexity (millions), step and signal."""
+        """Entropy (nats), mean largest probability, complexity in the mean and of the mode (millions), step, signal."""
         mode = torch.tensor([ds.mode(distribution.table)])
         return {
             **({"entropy": distribution.entropy} if len(self.labels) > 1 else {}),
@@ -309,7 +298,7 @@ class SampledSearch(SearchMethod[P]):
         }
 
     def leading(self) -> dict[str, float]:
-        """On how many variables each operation is the likeliest, in the mean over the distributions."""
+        """Number of variables on which each operation is the likeliest, as a mean over the distributions."""
         totals: dict[str, float] = {}
         for distribution in self.distributions:
             tables = dict(zip(self.names, distribution.table.split([len(v) for v in self.names.values()]), strict=True))
@@ -318,17 +307,16 @@ class SampledSearch(SearchMethod[P]):
         return totals
 
     def judge_modes(self, valid_pass: ValidPass) -> None:
-        """What each found architecture achieves with the supernet's weights, once, at the end."""
-        self.supernet.eval()
-        self.found = []
+        """Measure the likeliest architecture of each distribution with the supernet's weights, once, at the end."""
+        self.mode_figures = []
         for distribution in self.distributions:
             path = self.space.path(self.split(ds.mode(distribution.table)))
-            tally = judge(lambda images, path=path: self.supernet(images, path), valid_pass(), self.setting.task)  # type: ignore[misc]
-            loss, accuracy = tally.means()
-            self.found.append({"valid_loss": loss if isfinite(loss) else None, "valid_acc": accuracy})
+            figures = self.measured(path, valid_pass)
+            loss = figures["valid_loss"]
+            self.mode_figures.append({**figures, "valid_loss": loss if isfinite(loss) else None})
 
     def incumbent(self) -> dict[str, ArchitectureLike]:
-        """None in the warm-up, in which all categories are as likely."""
+        """Empty in the warm-up, in which all categories are equally likely."""
         if self.epoch < self.params.warmup_epochs:
             return {}
         modes = [self.split(ds.mode(distribution.table)) for distribution in self.distributions]
@@ -337,7 +325,7 @@ class SampledSearch(SearchMethod[P]):
     # --- State
 
     def search_state(self) -> dict[str, Any]:
-        """Tables and costs row by row, without what stands behind a variable's last category."""
+        """Tables and costs row by row, without the padding after a variable's last category."""
         return {
             "labels": self.labels,
             "eps": self.eps,
@@ -345,31 +333,20 @@ class SampledSearch(SearchMethod[P]):
             "seed": self.seed,
             "tables": [trimmed(d.table, self.counts) for d in self.distributions],
             "costs": trimmed(self.costs, self.counts),
-            "found": self.found,
+            "found": self.mode_figures,
         }
-
-    def macs(self) -> int:
-        """Of the paths that ran; a path that was judged went forward only and counts once."""
-        return self.spent
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "epoch": self.epoch,
-            "passes": self.passes,
-            "spent": self.spent,
+            **super().state_dict(),
             "seed": self.seed,
-            "found": self.found,
+            "found": self.mode_figures,
             "sums": self.sums,
             "distributions": [d.state_dict() for d in self.distributions],
-            "supernet": self.supernet.state_dict(),
-            "weights": self.trainer.optimiser.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.start_epoch(state["epoch"])
-        self.passes, self.spent, self.seed = dict(state["passes"]), state["spent"], state["seed"]
-        self.found, self.sums = list(state["found"]), dict(state["sums"])
+        super().load_state_dict(state)
+        self.seed, self.mode_figures, self.sums = state["seed"], list(state["found"]), dict(state["sums"])
         for distribution, saved in zip(self.distributions, state["distributions"], strict=True):
             distribution.load_state_dict(saved)
-        self.supernet.load_state_dict(state["supernet"])
-        self.trainer.optimiser.load_state_dict(state["weights"])

@@ -22,7 +22,7 @@ class SampledDeriveParams(Section):
 
 
 def padded(rows: Sequence[Sequence[float]]) -> Tensor:
-    """Rows of several lengths as a table, zeros behind."""
+    """Rows of different lengths as a table, padded with zeros."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[0.0] * (width - len(row))] for row in rows], dtype=torch.float64)
 
@@ -33,19 +33,18 @@ def trimmed(table: Tensor, counts: Sequence[int]) -> list[list[float]]:
 
 def split(choices: Sequence[int], names: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, list[int]]:
     """The choices of all variables by cell type."""
-    found, start = {}, 0
-    for kind, rows in names.items():
-        found[kind] = list(choices[start : start + len(rows)])
+    by_type, start = {}, 0
+    for cell_type, rows in names.items():
+        by_type[cell_type] = list(choices[start : start + len(rows)])
         start += len(rows)
-    return found
+    return by_type
 
 
 def derive(states: Sequence[Mapping[str, Any]], params: SampledDeriveParams, space: Space) -> list[Derived]:
     """One architecture per distribution of every search: its likeliest category of each variable (ASNG's rule; ties:
-    the lowest). With the control `random_matched` a random one of that size goes beside each, the baseline at matched
-    complexity.
+    the lowest). The control `random_matched` adds a random architecture of about the same size for each, as a baseline.
 
-    Equal ones are all kept; `equal_to` names the first of them.
+    Equal architectures are all kept; `equal_to` names the first of them.
     """
     assert isinstance(space, CategoricalSpace)
     modes: list[Derived] = []
@@ -53,9 +52,9 @@ def derive(states: Sequence[Mapping[str, Any]], params: SampledDeriveParams, spa
     for state in states:
         costs, generator = padded(state["costs"]), torch.Generator().manual_seed(state["seed"])
         columns = (state[key] for key in ("labels", "eps", "tables", "found"))
-        for label, eps, rows, found in zip(*columns, strict=True):
+        for label, eps, rows, figures in zip(*columns, strict=True):
             choices = ds.mode(padded(rows))
-            modes.append(composed(label, choices, {"m": len(modes), "eps": eps, **found}, costs, space))
+            modes.append(composed(label, choices, {"m": len(modes), "eps": eps, **figures}, costs, space))
             for control in params.controls:
                 drawn = matched(costs, [len(row) for row in rows], choices, generator)
                 notes = {"m": len(modes) - 1, "eps": eps, "control": control}
@@ -71,7 +70,7 @@ def composed(
 
 
 def marked(derived: Sequence[Derived]) -> list[Derived]:
-    """With `equal_to`: the name of the first one with the same architecture, if any."""
+    """Add the note `equal_to`: the name of the first one with the same architecture, None if it is the first."""
     first: dict[str, str] = {}
     for one in derived:
         first.setdefault(one.architecture.id, one.name)
@@ -87,8 +86,8 @@ def complexity(choices: Sequence[int], costs: Tensor) -> float:
 
 
 def matched(costs: Tensor, counts: Sequence[int], choices: Sequence[int], generator: torch.Generator) -> list[int]:
-    """Random choices of about the complexity of these ones: the nearest of a hundred draws from the distribution of
-    largest entropy among those whose expected complexity it is (ours)."""
+    """Random choices of about the same complexity as these: the closest of a hundred draws from the distribution of
+    largest entropy among those with this expected complexity (ours)."""
     target = complexity(choices, costs)
     table = tilted(costs, counts, target)
     steps = table.cumsum(1)
@@ -99,13 +98,13 @@ def matched(costs: Tensor, counts: Sequence[int], choices: Sequence[int], genera
 
 
 def tilted(costs: Tensor, counts: Sequence[int], target: float) -> Tensor:
-    """p ~ exp(-t c) with the t at which the expected complexity is the target, by bisection; [D, K]."""
+    """The table [D, K] of p ~ exp(-t c), with t such that the expected complexity is the target (by bisection)."""
     scale = costs.max().item() or 1.0
 
     def table(t: float) -> Tensor:
         return (-t * costs / scale).masked_fill(~ds.used(counts), -torch.inf).softmax(1)
 
-    low, high = -50.0, 50.0  # e^50: only the dearest, only the cheapest
+    low, high = -50.0, 50.0  # e^50: only the most expensive, only the cheapest
     for _ in range(60):
         middle = (low + high) / 2
         if (table(middle) * costs).sum() > target:

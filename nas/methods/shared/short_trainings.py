@@ -1,4 +1,4 @@
-"""Architectures compared by short trainings: random search does so with its draws, `best_of_k` with its searches."""
+"""Compare architectures by short trainings: random search compares its draws, `best_of_k` its searches."""
 
 from collections.abc import Sequence
 from math import inf
@@ -12,7 +12,7 @@ from nas.records import finite
 
 
 class Contest:
-    """Networks trained from scratch one after the other, for as many epochs each, and compared on the valid half."""
+    """Train networks from scratch one after the other, for `epochs_each` each, and compare them on the valid half."""
 
     def __init__(self, setting: Setting, candidates: Sequence[ArchitectureLike], epochs_each: int) -> None:
         self.setting, self.candidates, self.epochs_each = setting, candidates, epochs_each
@@ -47,7 +47,7 @@ class Contest:
 
     def end_epoch(self, epoch: int, valid_pass: ValidPass) -> dict[str, Any]:
         row: dict[str, Any] = {"lr": self.trainer.lr, "candidate": self.candidate}
-        if (epoch + 1) % self.epochs_each == 0:  # the last epoch of a candidate is what it is judged by
+        if (epoch + 1) % self.epochs_each == 0:  # a candidate is judged by its last epoch
             self.network.eval()
             tally = judge(lambda images: self.network(images)[0], valid_pass(), self.setting.task)
             row["valid_loss"], row["valid_acc"] = tally.means()
@@ -55,7 +55,7 @@ class Contest:
         return row
 
     def incumbent(self) -> dict[str, ArchitectureLike]:
-        """The best so far, once there is one."""
+        """The best candidate so far; empty before the first is judged."""
         return {"main": self.candidates[best(self.results)]} if self.results else {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Contest:
         }
 
     def load_state_dict(self, state: dict[str, Any], epoch: int) -> None:
-        """Candidates are handed to the constructor; `epoch` is that of the state."""
+        """Construct with the candidates of the state first. `epoch`: that of the state."""
         self.results, self.images = list(state["results"]), state["images"]
         self.build(epoch // self.epochs_each)
         self.start_epoch(epoch)
@@ -77,7 +77,7 @@ class Contest:
 
 
 def best(results: Sequence[dict[str, Any]]) -> int:
-    """The candidate of highest validation accuracy; ties: lower loss (null: no number), then the earlier one."""
+    """The candidate of highest validation accuracy; ties: lower loss (null: infinite), then the earlier one."""
 
     def rank(at: int) -> tuple[float, float]:
         accuracy, loss = results[at]["valid_acc"], results[at]["valid_loss"]
