@@ -82,16 +82,16 @@ def test_what_is_no_such_file_is_refused(trained, tmp_path):
     with pytest.raises(RecordError, match=r"text\.safetensors: not a readable file of weights"):
         load_network(tmp_path / "text.safetensors")
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(RecordError, match="does not say which network"):
+    with pytest.raises(RecordError, match="no description of a network"):
         load_network(tmp_path / "other.safetensors")
-    for said, message in (("{", "is no JSON"), ('{"data": {}}', "not weights that this version can build")):
+    for said, message in (("{", "is not JSON"), ('{"data": {}}', "this version cannot build the network")):
         save_file({"weight": torch.zeros(1)}, tmp_path / "strange.safetensors", {DESCRIPTION: said})
         with pytest.raises(RecordError, match=message):
             load_network(tmp_path / "strange.safetensors")
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     save_file({"weight": torch.zeros(1)}, tmp_path / "strange.safetensors", metadata)
-    with pytest.raises(RecordError, match="not weights that this version can build"):
+    with pytest.raises(RecordError, match="this version cannot build the network"):
         load_network(tmp_path / "strange.safetensors")
     cut = tmp_path / "cut.safetensors"
     shutil.copy(path, cut)
