@@ -99,8 +99,8 @@ variants:
         ("common: {}\nvariants: {}", "mine.yaml: 'variants': dictionary should have at least 1 item"),
         ("common: {}\nvariant: {a: {}}", "'variant' is not a known key. Did you mean 'variants'?"),
         ("common: {}\nvariants: {a: 3}", "'variants.a' is 3"),
-        ("common: {}\nvariants: {0.5: {}}", "label 0.5 is no text for YAML: put it in quotes"),
-        ("common: {}\nvariants: {off: {}}", "label False is no text for YAML: put it in quotes"),
+        ("common: {}\nvariants: {0.5: {}}", "label 0.5 is not a string in YAML: put it in quotes"),
+        ("common: {}\nvariants: {off: {}}", "label False is not a string in YAML: put it in quotes"),
         ("common: {}\nvariants: {a/b: {}}", "label 'a/b': expected letters and digits, with . _ or - between them"),
         (
             "common: {}\nvariants: {a: {}, b: {search: {common: {epcohs: 3}}}}",

@@ -1,6 +1,7 @@
 """Measuring networks on the test split, and looking cells up in a benchmark table."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ RECIPE = Retrain.model_validate(
 CELL = NasBench201Architecture(operations=("nor_conv_3x3", "none", "nor_conv_3x3", "skip_connect", "none", "skip_connect"))  # fmt: skip # noqa: E501
 OTHER = NasBench201Architecture(operations=("none",) * 6)
 FORM = ImageForm(3, 32, 32, 10)
-HISTORY = [
+HISTORY: list[dict[str, Any]] = [
     {"epoch": 0, "incumbent": None},
     {"epoch": 1, "incumbent": OTHER.text},
     {"epoch": 2, "incumbent": CELL.text},
@@ -48,11 +49,12 @@ def table(tmp_path):
 
 
 def test_a_cell_is_looked_up_with_its_size_and_the_incumbents_of_its_search(table):
-    figures = look_up([TABLED], RECIPE, FORM, *table, HISTORY)
+    path, checksum = table
+    figures = look_up([TABLED], RECIPE, FORM, path, checksum, HISTORY)
     assert figures is not None
-    assert figures["sha256"] == table[1]
+    assert figures["sha256"] == checksum
     (cell,) = figures["cells"]
-    assert cell["figures"] == read_table(*table).judge(CELL.text)
+    assert cell["figures"] == read_table(path, checksum).judge(CELL.text)
     assert (cell["name"], cell["id"], cell["cell"]) == ("main", CELL.id, CELL.text)
     assert (round(cell["params_m"], 6), cell["macs_m"]) == (0.559386, 78.56192)
     assert [row["epoch"] for row in figures["curves"]["main"]] == [1, 2]

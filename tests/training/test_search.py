@@ -3,7 +3,6 @@ import torch
 from nas.contracts import ImageForm
 from nas.data.dataset import load_split
 from nas.registry import METHODS
-from nas.training.search import image_form
 
 
 def test_the_two_halves_are_those_of_the_splits(search_job, prepared):
@@ -11,7 +10,7 @@ def test_the_two_halves_are_those_of_the_splits(search_job, prepared):
     for stream, name in ((job.train, "search_train"), (job.valid, "search_valid"), (job.plain, "search_valid")):
         assert torch.equal(stream.data.indices, load_split(prepared, name, job.device).indices)
     assert (job.steps, job.images, job.valid.steps) == (3, 40, 2)
-    assert image_form(job.train.data.spec) == ImageForm(1, 8, 8, 10)
+    assert job.train.data.spec.form == ImageForm(1, 8, 8, 10)
 
 
 def test_the_architecture_half_runs_on_from_epoch_to_epoch(search_job):
