@@ -38,7 +38,7 @@ def holder(folder):
 def test_a_workplace_takes_one_process_at_a_time(tmp_path):
     folder = tmp_path / "f1"
     with holder(folder) as other:
-        with pytest.raises(BusyError, match=f"^process {other.pid} already works on this stage"), workplace(folder):
+        with pytest.raises(BusyError, match=f"^process {other.pid} is already running this stage"), workplace(folder):
             pytest.fail("two at work")
         assert folder.exists()
         other.kill()

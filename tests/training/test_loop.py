@@ -135,7 +135,7 @@ def test_a_damaged_checkpoint_costs_a_warning_and_the_job_starts_clean(build, da
     capsys.readouterr()
     job = build("retrain")
     outcome = run(job, Checkpoint(path, Stop()), lambda row: None)
-    assert f"warning: {path}.damaged, a checkpoint, cannot be read" in capsys.readouterr().err
+    assert f"warning: {path}.damaged: cannot read this checkpoint" in capsys.readouterr().err
     assert Path(f"{path}.damaged").exists(), "somebody may want to look at it"
     assert (outcome.history, outcome.resumed) == (history, 0)
     assert flat(job.state_dict()) == state

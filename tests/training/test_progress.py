@@ -18,9 +18,9 @@ def test_seconds_are_shown_as_hours_minutes_seconds(seconds, text):
     assert clock(seconds) == text
 
 
-def test_a_job_that_goes_on_says_from_where(capsys):
+def test_a_resumed_job_reports_where_it_resumes(capsys):
     Progress("search darts-0", epochs=4, steps=10, images=100, done=1.5)
-    assert capsys.readouterr().out == "search darts-0: goes on from epoch 1.50 of 4\n"
+    assert capsys.readouterr().out == "search darts-0: resumes from epoch 1.50 of 4\n"
 
 
 def test_an_epoch_has_its_figures(capsys):

@@ -14,7 +14,8 @@ from nas.engine.placement import place
 from nas.spaces.registry import get_space
 from nas.training.checkpoint import Checkpoint, Stop
 from nas.training.loop import run
-from nas.training.retrain import RetrainJob, load_weights, measure, save_weights, weights_of
+from nas.training.retrain import RetrainJob, load_weights, measure, retrain, save_weights, summary, weights_of
+from nas.training.sized import SizedArchitecture
 
 FORM = ImageForm(1, 8, 8, 10)
 
@@ -234,3 +235,39 @@ def test_an_average_goes_on_with_the_same_bits(retrain_job):
     elsewhere.step(0, 1)
     pairs = zip(undisturbed.result().state_dict().values(), elsewhere.result().state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_every_architecture_is_trained_with_every_seed(config, prepared, tmp_path):
+    """Each network has the seed of its trial, architecture and retrain seed, whatever is trained before it."""
+    data = load_split(prepared, "retrain", torch.device("cpu"))
+    recipe, space = config.retrain.model_copy(update={"seeds": (0, 1)}), get_space("darts")
+    sized = [SizedArchitecture(name, space, GENOTYPES["PDARTS"], recipe.channels) for name in ("main", "other")]
+    seen: list[tuple[str, int]] = []
+
+    def networks(folder, architectures):
+        checkpoints = lambda name: Checkpoint(tmp_path / folder / name, Stop())  # noqa: E731
+        see = lambda network, row: seen.append((network, row["epoch"]))  # noqa: E731
+        return retrain(architectures, recipe, config.runtime, data, "darts-0", checkpoints, see)
+
+    done = list(networks("all", sized))
+    assert [(one.sized.name, one.seed) for one in done] == [(name, s) for name in ("main", "other") for s in (0, 1)]
+    assert seen == [(f"{one.sized.name}-{one.seed}", epoch) for one in done for epoch in (0, 1)]
+    assert [list(one.weights) for one in done] == [[f"{one.sized.name}-{one.seed}.safetensors"] for one in done]
+    assert done[0].rows == [{"architecture": "main", "seed": 0, **row} for row in done[0].history]
+    assert done[0].result == {
+        "name": "main",
+        "id": sized[0].id,
+        "seed": 0,
+        "train_loss": done[0].history[-1]["train_loss"],
+        "train_acc": done[0].history[-1]["train_acc"],
+    }
+    (again, _) = networks("again", sized[1:])
+    first, second = (one.weights["other-0.safetensors"] for one in (done[2], again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["classifier.weight"], done[0].weights["main-0.safetensors"]["classifier.weight"])
+
+
+def test_results_are_averaged_over_the_seeds():
+    rows = [{"name": "main", "train_loss": loss, "train_acc": 50.0} for loss in (1.0, 3.0)]
+    assert summary(rows) == {"main": {"train_loss": 2.0, "train_acc": 50.0}}
+    assert summary([]) == {}

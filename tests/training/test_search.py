@@ -1,8 +1,15 @@
+import pytest
 import torch
 
+from nas.config.params import Size
+from nas.config.sections import ParamsError
 from nas.contracts import ImageForm
 from nas.data.dataset import load_split
 from nas.registry import METHODS
+from nas.spaces.registry import get_space
+from nas.training.loop import Row
+from nas.training.search import refuse_size, search
+from tests.jobs import CPU
 
 
 def test_the_two_halves_are_those_of_the_splits(search_job, prepared):
@@ -44,3 +51,19 @@ def test_every_method_sees_the_same_batches(search_job):
     for job in jobs[1:]:
         assert torch.equal(job.train.batch(0, 1).images, jobs[0].train.batch(0, 1).images)
         assert torch.equal(job.valid.batch(1, 0).images, jobs[0].valid.batch(1, 0).images)
+
+
+def test_a_search_returns_what_derive_needs_and_what_it_cost(config, prepared, checkpoint):
+    rows: list[Row] = []
+    done = search(config, "darts", 0, prepared, CPU, checkpoint, rows.append)
+    assert (done.space, done.history, done.resumed) == ("darts", rows, 0)
+    assert done.state
+    assert done.images == sum(done.passes.values()) == 2 * 40  # an epoch: a weight and an alpha step per batch of 40
+    assert done.metrics["macs_t"] == done.macs / 1e12 > 0
+    assert done.metrics["valid_acc"] == rows[-1]["valid_acc"]
+    assert not [name for name in done.metrics if name.startswith(("ops.", "incumbent"))]
+
+
+def test_a_size_that_the_space_does_not_have_is_refused_before_the_search():
+    with pytest.raises(ParamsError, match=r"params\.yaml: 'retrain': cells is 4, but NAS-Bench-201's skeleton"):
+        refuse_size(get_space("nasbench201"), ImageForm(1, 8, 8, 10), Size(cells=4, channels=2, stem="cifar"))
