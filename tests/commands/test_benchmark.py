@@ -1,4 +1,4 @@
-"""The converter, on files of the structure that the benchmark's API states; the real ones are gigabytes."""
+"""The converter, on small files with the structure that the benchmark's API documents."""
 
 import bz2
 import pickle
@@ -23,14 +23,14 @@ SETS = {"cifar10-valid": ("x-valid", "ori-test"), "cifar10": ("ori-test",),
 
 
 def trial(base, seed, number=float):
-    """ResultsCount.state_dict: the last of two epochs is what counts; sets differ by a point."""
+    """ResultsCount.state_dict: two epochs, of which the last is used; image sets differ by one point."""
     names = ("x-valid", "x-test", "ori-test")
     accuracies = {f"{name}@{e}": number(base + at + 10 * e) for at, name in enumerate(names) for e in range(2)}
     return {"epochs": 2, "seed": seed, "eval_acc1es": accuracies, "net_state_dict": None, "latency": [0.1]}
 
 
 def results(index, text, number=float):
-    """ArchResults.state_dict, with two seeds that are a point apart, and three on CIFAR-100."""
+    """ArchResults.state_dict: two seeds, one point apart, and three on CIFAR-100."""
     seeds = {training: [777, 888] if training != "cifar100" else [777, 888, 999] for training in SETS}
     trials = OrderedDict(
         ((training, seed), trial(20 + 10 * place + at, seed, number))
@@ -85,7 +85,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path, name):
     assert not (tmp_path / "table.csv").exists()
 
 
-def test_a_file_of_something_else_is_refused(tmp_path):
+def test_another_file_is_refused(tmp_path):
     torch.save({"weights": 1}, tmp_path / "bench.pth")
     with pytest.raises(TableError, match="expected a mapping with meta_archs and arch2infos"):
         benchmark.load(tmp_path / "bench.pth")
@@ -93,7 +93,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
         benchmark.load(tmp_path / "other.pth")
 
 
-def test_what_is_missing_is_named():
+def test_a_missing_result_is_named():
     lacking = results(0, TEXTS[0])
     del lacking["all_results"]["cifar100", 888]
     with pytest.raises(TableError, match=r"architecture 0: no accuracy of cifar100 on x-valid \(KeyError"):
@@ -102,7 +102,7 @@ def test_what_is_missing_is_named():
         list(benchmark.rows({"meta_archs": TEXTS[:1], "arch2infos": {0: {"less": lacking}}}))
 
 
-def test_a_benchmark_that_lacks_cells_is_no_table(tmp_path):
+def test_a_benchmark_without_all_cells_is_refused(tmp_path):
     short = benchmark_file()
     short["meta_archs"] = TEXTS[:10]
     torch.save(short, tmp_path / "bench.pth")

@@ -1,4 +1,4 @@
-"""Killed and stopped in the middle: the next `dvc repro` goes on, and ends with the bits of the undisturbed run."""
+"""After a kill or a stop the next `dvc repro` resumes and ends with the bits of an uninterrupted run."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def group(process):
         process.stdout.close()
 
 
-def test_a_search_goes_on_after_kill_and_after_term(base, clone):
+def test_a_search_resumes_after_kill_and_after_term(base, clone):
     stage, record = "search@darts-0", clone.path("runs/darts-0/search.json")
     clone.forget(stage)
     with group(clone.start("dvc", "repro", "-s", stage)) as dvc:

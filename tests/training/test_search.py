@@ -20,7 +20,7 @@ def test_the_two_halves_are_those_of_the_splits(search_job, prepared):
     assert job.train.data.spec.form == ImageForm(1, 8, 8, 10)
 
 
-def test_the_architecture_half_runs_on_from_epoch_to_epoch(search_job):
+def test_the_architecture_half_continues_from_epoch_to_epoch(search_job):
     job, seen = search_job(), []
     own_step, own_batch = job.method.step, job.valid.batch
 
@@ -37,7 +37,7 @@ def test_the_architecture_half_runs_on_from_epoch_to_epoch(search_job):
     assert [a.tolist() for a in seen] == [b.tolist() for b in expected]
 
 
-def test_the_seed_alone_decides_where_a_search_starts(search_job):
+def test_a_search_starts_from_its_seed_only(search_job):
     first, again, other = search_job(seed=0), search_job(seed=0), search_job(seed=1)
     starts = [(job.method.trainer.parameters[0], job.method.alphas["normal"]) for job in (first, again, other)]
     assert all(torch.equal(a, b) for a, b in zip(starts[0], starts[1], strict=True))
