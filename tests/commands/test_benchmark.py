@@ -58,9 +58,9 @@ def convert(source, out):
 def test_the_file_of_the_api_becomes_a_table(tmp_path, schedule, number):
     source, out = tmp_path / "bench.pth", tmp_path / "table.csv.gz"
     torch.save(benchmark_file(schedule, number), source)
-    said = convert(source, out)
-    assert said.exit_code == 0, said.output
-    assert f"path: {out}\n    sha256: {file_sha256(out)}" in said.output
+    result = convert(source, out)
+    assert result.exit_code == 0, result.output
+    assert f"path: {out}\n    sha256: {file_sha256(out)}" in result.output
     assert read_table(out, file_sha256(out)).rows == dict.fromkeys(TEXTS, EXPECTED)
 
 
@@ -79,9 +79,9 @@ def test_a_file_that_would_run_code_is_refused(tmp_path, name):
         torch.save(value, source)
     else:
         source.write_bytes(bz2.compress(pickle.dumps(value), 1))
-    said = convert(source, tmp_path / "table.csv")
-    assert said.exit_code == 1
-    assert "cannot be read, or only by running code in it" in said.output
+    result = convert(source, tmp_path / "table.csv")
+    assert result.exit_code == 1
+    assert "cannot be read, or only by running code in it" in result.output
     assert not (tmp_path / "table.csv").exists()
 
 
@@ -106,6 +106,6 @@ def test_a_benchmark_without_all_cells_is_refused(tmp_path):
     short = benchmark_file()
     short["meta_archs"] = TEXTS[:10]
     torch.save(short, tmp_path / "bench.pth")
-    said = convert(tmp_path / "bench.pth", tmp_path / "table.csv")
-    assert "has 10 cells, expected all 15625" in said.output
+    result = convert(tmp_path / "bench.pth", tmp_path / "table.csv")
+    assert "has 10 cells, expected all 15625" in result.output
     assert not (tmp_path / "table.csv").exists()

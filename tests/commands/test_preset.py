@@ -142,10 +142,10 @@ def test_the_list_shows_the_first_line_of_each_file(project):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_sets_every_key_of_retrain_but_the_seeds(recipe):
-    told = read_yaml(PROJECT / f"presets/recipes/{recipe}.yaml")
+    tree = read_yaml(PROJECT / f"presets/recipes/{recipe}.yaml")
     expected = leaves(read_yaml(PROJECT / "presets/digits.yaml")["retrain"]).keys() - {"seeds"}
-    assert leaves(told.pop("retrain")).keys() == expected  # so no value of the preset remains
-    assert leaves(told).keys() <= {"runtime.precision"}
+    assert leaves(tree.pop("retrain")).keys() == expected  # so no value of the preset remains
+    assert leaves(tree).keys() <= {"runtime.precision"}
     header = (PROJECT / f"presets/recipes/{recipe}.yaml").read_text().partition("\n\n")[0]
     for word in ("Command: ", "Source: "):
         assert f"\n# {word}" in header
@@ -159,16 +159,16 @@ def test_a_recipe_replaces_the_retraining_of_a_preset(project, recipe):
     assert text.splitlines()[1].startswith("# This is presets/cifar10-eoinas.yaml: ")
     headline = preset.headline(preset.path_in(preset.RECIPES, recipe))
     assert text.splitlines()[2] == f"# Retraining is that of presets/recipes/{recipe}.yaml: {headline}"
-    written, told = read_yaml(Path("params.yaml")), read_yaml(Path(f"presets/recipes/{recipe}.yaml"))
-    assert leaves(written["retrain"]) == leaves(told["retrain"]) | {"seeds": [0]}
+    written, tree = read_yaml(Path("params.yaml")), read_yaml(Path(f"presets/recipes/{recipe}.yaml"))
+    assert leaves(written["retrain"]) == leaves(tree["retrain"]) | {"seeds": [0]}
     assert written["search"]["eoinas"]["warmup"] == 20  # the search is still the preset's
     assert run("show", "cifar10-eoinas", "--recipe", recipe).output == text
 
 
 def test_the_recipe_of_cifar_is_that_of_the_presets():
     recipe = leaves(read_yaml(PROJECT / "presets/recipes/cifar.yaml")["retrain"])
-    told = leaves(read_yaml(PROJECT / "presets/cifar10.yaml")["retrain"])
-    assert told.items() <= recipe.items()
+    tree = leaves(read_yaml(PROJECT / "presets/cifar10.yaml")["retrain"])
+    assert tree.items() <= recipe.items()
 
 
 @pytest.mark.parametrize("recipe", ["faster", "../cifar10"])
@@ -198,10 +198,10 @@ def test_a_faulty_recipe_is_named_with_its_preset(project):
 
 @pytest.mark.parametrize("data", DATA)
 def test_a_data_set_sets_every_key_of_data_but_the_splits(data):
-    told = read_yaml(PROJECT / f"presets/data/{data}.yaml")
+    tree = read_yaml(PROJECT / f"presets/data/{data}.yaml")
     expected = leaves(read_yaml(PROJECT / "presets/digits.yaml")["data"]).keys()
-    assert leaves(told.pop("data")).keys() == {key for key in expected if not key.startswith(("splits", "stratified"))}
-    assert told == {}
+    assert leaves(tree.pop("data")).keys() == {key for key in expected if not key.startswith(("splits", "stratified"))}
+    assert tree == {}
     header = (PROJECT / f"presets/data/{data}.yaml").read_text().partition("\n\n")[0]
     for word in ("Command: ", "Data: "):
         assert f"\n# {word}" in header
@@ -213,8 +213,8 @@ def test_a_data_set_replaces_the_images_of_a_preset_and_keeps_its_splits(project
     own = read_yaml(Path(f"presets/{name}.yaml"))["data"]
     result = run("use", name, "--data", data)
     assert result.exit_code == 0, result.output
-    written, told = read_yaml(Path("params.yaml"))["data"], read_yaml(Path(f"presets/data/{data}.yaml"))["data"]
-    assert told.items() <= written.items()
+    written, tree = read_yaml(Path("params.yaml"))["data"], read_yaml(Path(f"presets/data/{data}.yaml"))["data"]
+    assert tree.items() <= written.items()
     assert written["splits"] == read_yaml(Path("presets/digits.yaml"))["data"]["splits"] | own.get("splits", {})
     headline = preset.headline(preset.path_in(preset.DATA, data))
     assert f"# Images are those of presets/data/{data}.yaml: {headline}\n" in (project / "params.yaml").read_text()
@@ -238,10 +238,10 @@ def test_own_images_need_one_file(project):
 
 
 def test_use_reports_the_data_that_a_preset_reads(project):
-    said = run("use", "cifar10-small").output
-    assert "params.yaml is now presets/cifar10-small.yaml. Next: make repro\nIt reads data/raw/cifar10.npz" in said
-    assert "DATA=cifar10" in said
-    assert "#" not in said
+    output = run("use", "cifar10-small").output
+    assert "params.yaml is now presets/cifar10-small.yaml. Next: make repro\nIt reads data/raw/cifar10.npz" in output
+    assert "DATA=cifar10" in output
+    assert "#" not in output
     assert "It reads 170 MB" in run("use", "cifar10-small", "--data", "cifar10").output
 
 

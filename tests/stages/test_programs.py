@@ -86,7 +86,7 @@ def test_the_stages_of_a_trial_write_its_records(project, config):
     rows = records["retrain.history.json"]
     assert [(row["seed"], row["epoch"]) for row in rows] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert {path.name for path in (trial.folder / "weights").iterdir()} == {f"main-{s}.safetensors" for s in (0, 1)}
-    assert "main-1.train_loss" in trial.tracker.epochs[-1], "networks are told apart where there are several"
+    assert "main-1.train_loss" in trial.tracker.epochs[-1], "networks have prefixes where there are several"
     assert trial.tracker.files == ["search.json", "architectures.json"]
     assert [sorted(metrics) for metrics in trial.metrics[1:]] == [["main"]] * 3
     assert [len(trial.metrics), len(trial.costs)] == [4, 3]

@@ -15,7 +15,7 @@ JOBS = ["search", "retrain"]
 @pytest.fixture
 def build(search_job, retrain_job):
     """Builds a job at its start, a search or a retraining."""
-    return lambda kind, seed=0: search_job(seed=seed) if kind == "search" else retrain_job(seed=seed)
+    return lambda job_type, seed=0: search_job(seed=seed) if job_type == "search" else retrain_job(seed=seed)
 
 
 class StopsAt(Job):
@@ -56,39 +56,39 @@ def flat(value, where=""):
     return {where: value}
 
 
-def undisturbed(build, kind, tmp_path, seed=0):
+def undisturbed(build, job_type, tmp_path, seed=0):
     """History, final state and generator of an uninterrupted job; its last checkpoint is `tmp_path/undisturbed`."""
-    job = build(kind, seed)
+    job = build(job_type, seed)
     outcome = run(job, Checkpoint(tmp_path / "undisturbed", Stop()), lambda row: None)
     assert outcome.resumed == 0
     return outcome.history, flat(job.state_dict()), torch.get_rng_state()
 
 
-def go(build, kind, path, steps, on_row):
+def go(build, job_type, path, steps, on_row):
     """Run a job to its end or for `steps` steps, as one process would; (outcome, or None if stopped; job)."""
     stop = Stop()
     torch.manual_seed(0)  # an unrelated state, as in a new process
-    job = build(kind)
+    job = build(job_type)
     try:
         return run(StopsAt(job, stop, steps), Checkpoint(path, stop), on_row), job
     except Interrupted:
         return None, job
 
 
-@pytest.mark.parametrize("kind", JOBS)
-def test_a_job_stopped_at_every_kth_step_ends_with_the_same_bits(build, kind, tmp_path):
-    history, state, rng = undisturbed(build, kind, tmp_path)
-    names = {"search": {"valid_loss", "valid_acc", "entropy"}, "retrain": {"drop_path"}}[kind]
+@pytest.mark.parametrize("job_type", JOBS)
+def test_a_job_stopped_at_every_kth_step_ends_with_the_same_bits(build, job_type, tmp_path):
+    history, state, rng = undisturbed(build, job_type, tmp_path)
+    names = {"search": {"valid_loss", "valid_acc", "entropy"}, "retrain": {"drop_path"}}[job_type]
     assert names | {"epoch", "lr", "train_loss", "train_acc"} <= set(history[0])
     total = 3 * len(history)
     for k in (1, 2, 4)[: len(history) + 1]:
         path: Path = tmp_path / f"every-{k}"
         for _ in range(total // k):
-            outcome, _ = go(build, kind, path, k, lambda row: None)
+            outcome, _ = go(build, job_type, path, k, lambda row: None)
             assert outcome is None
             assert path.exists()
         rows: list[Row] = []
-        outcome, job = go(build, kind, path, k, rows.append)
+        outcome, job = go(build, job_type, path, k, rows.append)
         assert outcome.resumed == total // k
         assert outcome.history == rows == history
         assert flat(job.state_dict()) == state

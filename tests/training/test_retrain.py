@@ -146,11 +146,11 @@ def test_measuring_does_not_change_the_network(retrain_job, prepared):
 
 def test_the_schedules_follow_the_epoch(retrain_job):
     job = retrain_job(epochs=4, lr=0.4, lr_min=0.0, drop_path=0.2)
-    found = []
+    values = []
     for epoch in range(4):
         job.start_epoch(epoch)
-        found.append((*job.end_epoch(epoch).values(), job.network.drop_path))
-    rates, tops, set_on_network = zip(*found, strict=True)
+        values.append((*job.end_epoch(epoch).values(), job.network.drop_path))
+    rates, tops, set_on_network = zip(*values, strict=True)
     assert rates == pytest.approx((0.4, 0.4 * (0.5 + 0.5**0.5 / 2), 0.2, 0.4 * (0.5 - 0.5**0.5 / 2)))
     assert tops == set_on_network == pytest.approx((0.0, 0.05, 0.1, 0.15))
 
