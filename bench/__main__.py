@@ -22,7 +22,7 @@ from nas.architectures.darts import PRIMITIVES
 from nas.config.data import Augment
 from nas.data.dataset import ImageSet, Stream
 from nas.data.spec import DataSpec
-from nas.engine.graphs import SEEN
+from nas.engine.graphs import MIN_REPEATS
 from nas.spaces.registry import get_space
 from stages.trial import device_name
 
@@ -51,7 +51,7 @@ class Bench:
 
     def compare(self, step: Callable[[str, Work], Step], work: Work) -> dict[str, Any]:
         times = interleaved(
-            {name: step(name, work) for name in self.engines}, self.device, self.repeats, warmup=1 + SEEN
+            {name: step(name, work) for name in self.engines}, self.device, self.repeats, warmup=1 + MIN_REPEATS
         )
         quick = [name for name in self.engines if not name.startswith("reference")]
         slow = [name for name in self.engines if name.startswith("reference")]

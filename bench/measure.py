@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bench.work import Work, search_step
-from nas.engine.graphs import SEEN
+from nas.engine.graphs import MIN_REPEATS
 
 Times = dict[str, list[float]]
 
@@ -78,7 +78,7 @@ def peak_memory(engine: str, work: Work) -> float:
     if work.device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        for _ in range(2 + SEEN):  # graphs are recorded on the way
+        for _ in range(2 + MIN_REPEATS):  # graphs are recorded on the way
             step()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     before = status("VmRSS")
