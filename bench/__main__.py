@@ -110,7 +110,7 @@ def hard(bench: Bench) -> dict[str, Any]:
 
 
 def growth(bench: Bench) -> dict[str, Any]:
-    """Time of the engine's search step as one size grows. Base: C=16, 8 cells; for batch C=8, 5 cells; for channels 5."""
+    """Time of the engine's search step as one size grows; the others: C=16, 8 cells (batch: C=8, 5 cells)."""
     small = Work(bench.device, 16, channels=8, cells=5)
     tables = {
         "ops": {

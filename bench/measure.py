@@ -52,7 +52,7 @@ def ratios(times: Times, slow: str, fast: str) -> dict[str, float]:
 
 
 def ceilings(device: str, dtype: torch.dtype) -> dict[str, float]:
-    """The machine's peak rates, measured: 1e9 multiply-adds per second of a large matrix product, and GB/s of a copy."""
+    """Measured peak rates: 1e9 multiply-adds per second of a large matrix product, GB per second of a large copy."""
     side, length = (8192, 2**28) if device == "cuda" else (1536, 2**25)
     a = torch.randn(side, side, device=device, dtype=dtype)
     source = torch.empty(length, device=device)
