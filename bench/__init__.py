@@ -1,1 +1,1 @@
-"""How fast the engine is, measured: python -m bench. Ratios of interleaved runs; no test asserts a time."""
+"""Benchmarks of the engine: python -m bench. They report ratios of interleaved runs; no test asserts a time."""

@@ -1,4 +1,4 @@
-"""python -m bench: time the engine against the reference, print ratios, write bench/results/<device>.json."""
+"""python -m bench: compares the engine with the reference, prints ratios and writes bench/results/<device>.json."""
 
 import json
 import platform
@@ -15,26 +15,26 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.kernels import kernels as counted
-from bench.measure import alone, ceilings, first_steps, interleaved, peak_memory, ratios, seconds, spread
+from bench.kernels import kernels as count_kernels
+from bench.measure import ceilings, first_steps, in_fresh_process, interleaved, peak_memory, ratios, seconds, spread
 from bench.work import Step, Work, random_choices, retrain_step, search_halves, search_step
 from nas.architectures.darts import PRIMITIVES
 from nas.config.data import Augment
 from nas.data.dataset import ImageSet, Stream
 from nas.data.spec import DataSpec
-from nas.engine.graphs import SEEN
+from nas.engine.graphs import MIN_REPEATS
 from nas.spaces.registry import get_space
 from stages.trial import device_name
 
 RESULTS = Path(__file__).parent / "results"
-# The first two, four and six are what an edge holds in the growth table.
+# The `growth` section runs the first two, four and six of these on every edge.
 NESTED = ("skip_connect", "sep_conv_3x3", "max_pool_3x3", "dil_conv_3x3", "avg_pool_3x3", "sep_conv_5x5")
 console = Console()
 Section = Callable[["Bench"], dict[str, Any]]
 
 
 class Bench:
-    """The device, the engines that make sense on it, and how often each is run."""
+    """The device, the engines that are measured on it, and the number of repeats."""
 
     def __init__(self, device: str, repeats: int) -> None:
         self.device, self.repeats = device, repeats
@@ -42,39 +42,41 @@ class Bench:
         matrix_unit = device == "cuda" or torch.cpu._is_amx_tile_supported()
         self.engines = ["reference", *(["reference-bf16"] if device == "cuda" else []), "float32"]
         self.engines += ["bf16"] if matrix_unit else []
-        self.plain = self.engines[-1]  # the engine where what runs changes from step to step
+        self.plain = self.engines[-1]  # without graphs, for work whose operations change from step to step
         self.engines += ["float32-graphs", "bf16-graphs"] if device == "cuda" else []
 
     @property
     def search(self) -> Work:
+        """The work of a search step."""
         return Work(self.device, self.batch, channels=16, cells=8)
 
     def compare(self, step: Callable[[str, Work], Step], work: Work) -> dict[str, Any]:
+        """Seconds of a step in every engine, and how many times faster the engine is than the reference."""
         times = interleaved(
-            {name: step(name, work) for name in self.engines}, self.device, self.repeats, warmup=1 + SEEN
+            {name: step(name, work) for name in self.engines}, self.device, self.repeats, warmup=1 + MIN_REPEATS
         )
-        quick = [name for name in self.engines if not name.startswith("reference")]
-        slow = [name for name in self.engines if name.startswith("reference")]
-        found = {f"{fast} against {base}": ratios(times, base, fast) for base in slow for fast in quick}
+        engines = [name for name in self.engines if not name.startswith("reference")]
+        references = [name for name in self.engines if name.startswith("reference")]
         return {
             "seconds": {name: spread(values) for name, values in times.items()},
-            "ratio": found,
+            "ratio": {f"{fast} against {base}": ratios(times, base, fast) for base in references for fast in engines},
             "batch": work.batch,
         }
 
 
 def search(bench: Bench) -> dict[str, Any]:
     """A step of first-order DARTS, C=16, 8 cells."""
-    found = bench.compare(search_step, bench.search)
+    compared = bench.compare(search_step, bench.search)
     work = bench.search
     macs = get_space("darts").supernet_macs(work.form, work.size) * work.batch
     share = {}
     for engine in bench.engines:
         dtype = torch.bfloat16 if "bf16" in engine else torch.float32
-        passes = 2 + 3  # forward and back to the inputs in an architecture step; and to the weights in a weight step
-        rate = passes * macs / found["seconds"][engine]["median"] / 1e9
+        # Architecture step: forward, and backward to the inputs. Weight step: also backward to the weights.
+        passes = 2 + 3
+        rate = passes * macs / compared["seconds"][engine]["median"] / 1e9
         share[engine] = rate / ceilings(bench.device, dtype)["gmacs"]
-    return {**found, "share_of_product": share, "ceilings": ceilings(bench.device, torch.float32)}
+    return {**compared, "share_of_product": share, "ceilings": ceilings(bench.device, torch.float32)}
 
 
 def retrain(bench: Bench) -> dict[str, Any]:
@@ -84,21 +86,21 @@ def retrain(bench: Bench) -> dict[str, Any]:
 
 
 def memory(bench: Bench) -> dict[str, Any]:
-    """Peak of a search step, C=16, 8 cells; each engine in a process of its own."""
-    peaks = {name: alone(peak_memory, name, bench.search) for name in bench.engines}
+    """Peak memory of a search step, C=16, 8 cells; each engine in its own process."""
+    peaks = {name: in_fresh_process(peak_memory, name, bench.search) for name in bench.engines}
     return {"mib": peaks, "ratio": {name: peak / peaks["reference"] for name, peak in peaks.items()}}
 
 
 def kernels(bench: Bench) -> dict[str, Any]:
-    """Kernels that the passes of a search step start on a GPU, C=16, 8 cells; counted, so the same on every machine."""
+    """Kernels that a search step launches on a GPU, C=16, 8 cells; counted, so the same on every machine."""
     work = Work("meta", 64, channels=16, cells=8)
-    counts = {engine: counted(engine, work) for engine in ("reference", "float32")}
-    reference, engine = (sum(found.values()) for found in counts.values())
+    counts = {engine: count_kernels(engine, work) for engine in ("reference", "float32")}
+    reference, engine = (sum(of_steps.values()) for of_steps in counts.values())
     return {"counts": counts, "ratio": reference / engine}
 
 
 def hard(bench: Bench) -> dict[str, Any]:
-    """A weight step of a hard mix (one operation per edge, drawn anew each time) as a share of a soft one."""
+    """Time of a weight step with a hard mix (one random operation per edge) as a share of one with a soft mix."""
     engine = bench.plain
     _, weight_step = search_halves(engine, bench.search)
     generator = torch.Generator().manual_seed(0)
@@ -108,7 +110,7 @@ def hard(bench: Bench) -> dict[str, Any]:
 
 
 def growth(bench: Bench) -> dict[str, Any]:
-    """Step time of the engine as one size grows; the rest is C=16, 8 cells (C=8, 5 cells where the batch grows)."""
+    """Time of the engine's search step as one size grows; the others: C=16, 8 cells (batch: C=8, 5 cells)."""
     small = Work(bench.device, 16, channels=8, cells=5)
     tables = {
         "ops": {
@@ -118,17 +120,17 @@ def growth(bench: Bench) -> dict[str, Any]:
         "batch": {n: Work(bench.device, n, small.channels, small.cells) for n in (16, 64, 256)},
         "channels": {n: Work(bench.device, bench.batch, n, small.cells) for n in (8, 16, 36)},
     }
-    found = {}
+    growths = {}
     for name, column in tables.items():
         steps = {str(n): search_step(bench.plain, work) for n, work in column.items()}
         times = interleaved(steps, bench.device, max(2, bench.repeats // 2))
         first = next(iter(times))
-        found[name] = {n: {"growth": ratios(times, n, first)["median"], **spread(t)} for n, t in times.items()}
-    return found
+        growths[name] = {n: {"growth": ratios(times, n, first)["median"], **spread(t)} for n, t in times.items()}
+    return growths
 
 
 def loader(bench: Bench) -> dict[str, Any]:
-    """Images per second of padding, crop, flip, cutout and normalising at 32x32; one CPU thread or the device."""
+    """Images per second with padding, crop, flip, cutout and normalisation at 32x32, on one CPU thread or the GPU."""
     images = torch.randint(256, (4096, 32, 32, 3), dtype=torch.uint8).to(bench.device)
     numbers = torch.arange(len(images), device=bench.device)
     spec = DataSpec(
@@ -153,9 +155,9 @@ def loader(bench: Bench) -> dict[str, Any]:
 
 
 def start(bench: Bench) -> dict[str, Any]:
-    """Seconds from nothing to the first step: imports, building, the step itself."""
+    """Seconds until the first step: imports, building, and the first and second step."""
     imports = seconds(lambda: subprocess.run([sys.executable, "-c", "import nas.methods.darts"], check=True), "cpu")
-    return {"imports": imports, **{name: alone(first_steps, name, bench.search) for name in bench.engines}}
+    return {"imports": imports, **{name: in_fresh_process(first_steps, name, bench.search) for name in bench.engines}}
 
 
 SECTIONS: dict[str, Section] = {
@@ -164,6 +166,7 @@ SECTIONS: dict[str, Section] = {
 
 
 def show(title: str, tree: dict[str, Any]) -> None:
+    """Print the figures of a section as a table."""
     table = Table("figure", "value", title=title, title_justify="left")
 
     def rows(prefix: str, node: Any) -> None:
@@ -180,14 +183,16 @@ def show(title: str, tree: dict[str, Any]) -> None:
 
 
 def table(*devices: dict[str, Any]) -> str:
-    """The rows of README's table, a column for the file of each device."""
+    """The rows of the table in README.md, with a column per device. Takes the contents of the devices' files."""
     columns = [figures(results) for results in devices]
     return "".join(f"| {name} | {' | '.join(column[name] for column in columns)} |\n" for name in columns[0])
 
 
 def figures(results: dict[str, Any]) -> dict[str, str]:
-    def times(found: dict[str, float]) -> str:
-        return f"{found['median']:.1f} × ({found['min']:.1f} to {found['max']:.1f})"
+    """The column of a device in that table."""
+
+    def times(ratio: dict[str, float]) -> str:
+        return f"{ratio['median']:.1f} × ({ratio['min']:.1f} to {ratio['max']:.1f})"
 
     growth, images = results["growth"]["ops"]["8"]["growth"], results["loader"]["images_per_s"]["median"]
     return {
@@ -203,16 +208,17 @@ def figures(results: dict[str, Any]) -> dict[str, str]:
 
 
 def commit() -> str:
-    asked = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or "unknown"
+    """The current commit, marked if files have changed."""
+    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return described.stdout.strip() or "unknown"
 
 
 def main(
-    device: str = typer.Option("auto", help="cpu, cuda, or auto: cuda where there is one."),
-    only: str = typer.Option("", help=f"Some of {', '.join(SECTIONS)}, divided by commas; all when empty."),
+    device: str = typer.Option("auto", help="cpu, cuda, or auto: cuda if available."),
+    only: str = typer.Option("", help=f"Sections, separated by commas: {', '.join(SECTIONS)}. Empty: all."),
     repeats: int = typer.Option(5, min=1, help="Rounds of interleaved runs."),
 ) -> None:
-    """Measure, print, and keep what was measured in bench/results/."""
+    """Measure, print, and save the results in bench/results/."""
     torch.set_num_threads(1)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     bench = Bench("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu", repeats)
@@ -220,8 +226,8 @@ def main(
     if bench.device == "cpu":
         name += f", {torch.backends.cpu.get_cpu_capability()}, 1 thread"
     path = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
-    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    where = {
+    saved: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    conditions = {
         "device": name,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -235,12 +241,12 @@ def main(
         if only and title not in only.split(","):
             continue
         started = time.perf_counter()
-        found = section(bench)
+        results = section(bench)
         console.print(f"[dim]{title}: {section.__doc__} ({time.perf_counter() - started:.0f} s)[/dim]")
-        show(f"{title} ({name})", found)
-        kept[title] = {**where, **found}
+        show(f"{title} ({name})", results)
+        saved[title] = {**conditions, **results}
         RESULTS.mkdir(exist_ok=True)
-        path.write_text(json.dumps(kept, indent=1) + "\n")
+        path.write_text(json.dumps(saved, indent=1) + "\n")
     console.print(f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
 
 

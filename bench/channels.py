@@ -1,9 +1,9 @@
-"""python -m bench.channels: what compact kernels are worth beside masked ones, on one CPU thread.
+"""python -m bench.channels: compares compact and masked kernels of channel architectures on one CPU thread.
 
-Both forms of the same channel masks: images per second, and how many times faster the compact one is, from interleaved
-runs of an evaluation and of a training step, at the budgets of presets/ablations/tenas-budget.yaml. It prints and keeps
-nothing. The masks are random, so hardly an edge loses all its channels; a search may delete edges, which neither form
-computes.
+Prints, for both forms of the same channel masks, the images per second of an evaluation and of a training step, and how
+many times faster the compact form is. Runs are interleaved; budgets are those of presets/ablations/tenas-budget.yaml.
+Nothing is saved. The masks are random, so hardly any edge loses all its channels; a search may remove whole edges,
+which neither form computes.
 """
 
 from collections.abc import Callable
@@ -24,33 +24,33 @@ from nas.methods.shared.gate_scores import shortest
 from nas.spaces.channel.space import ChannelSpace
 from nas.spaces.channel.tables import to_masks
 
-SHARES = (1.5 / 7.2, 3.0 / 7.2, 4.5 / 7.2)  # of the supernet's parameters: 1.5, 3 and 4.5 M at 20 cells, 36 channels
+SHARES = (1.5 / 7.2, 3.0 / 7.2, 4.5 / 7.2)  # of the supernet's parameters; 1.5, 3 and 4.5 M at 20 cells, 36 channels
 FORMS = ("masked", "compact")
-CUTS = 1000
+CUTS = 1000  # number of thresholds for the random values of the gates
 SPACE = ChannelSpace()
 
 
 def random_masks(share: float, work: Work) -> Masks:
-    """Gates closed in random order until the compact network has this share of the supernet's parameters."""
+    """Close gates in random order until the compact network has this share of the supernet's parameters."""
     generator = torch.Generator().manual_seed(0)
-    turns = [torch.rand(table.shape, generator=generator) for table in SPACE.every_gate(work.size)]
-    for table in turns:
-        table[[edges[0] for edges in SPACE.feeding], 2, 0] = 1.0  # a skip into each node stays
+    order = [torch.rand(table.shape, generator=generator) for table in SPACE.every_gate(work.size)]
+    for table in order:
+        table[[edges[0] for edges in SPACE.feeding], 2, 0] = 1.0  # one skip into each node stays open
 
-    def left(cut: int) -> list[Tensor]:
-        return SPACE.closed([table >= cut / CUTS for table in turns])
+    def open_gates(cut: int) -> list[Tensor]:
+        return SPACE.closed([table >= cut / CUTS for table in order])
 
     def params(cut: int) -> int:
-        return SPACE.sizes(left(cut), work.form, work.size)[0].params
+        return SPACE.sizes(open_gates(cut), work.form, work.size)[0].params
 
     whole = params(0)
     cut = shortest(CUTS, lambda cut: params(cut) <= share * whole)
     assert cut is not None, f"no masks of {work.size} have {share:.2f} of the parameters"
-    return to_masks(left(cut), SPACE.op)
+    return to_masks(open_gates(cut), SPACE.op)
 
 
 def evaluation(form: str, masks: Masks, work: Work) -> Step:
-    """A forward pass; it gives the logits."""
+    """A forward pass, which returns the logits."""
     network, images, _ = built(form, masks, work, auxiliary=False)
     network.eval()
 
@@ -63,31 +63,31 @@ def evaluation(form: str, masks: Masks, work: Work) -> Step:
 
 
 def training(form: str, masks: Masks, work: Work) -> Step:
-    """A step of retraining, with auxiliary head and drop path; it gives the loss."""
+    """A step of retraining, with auxiliary head and drop path, which returns the loss."""
     return retraining(*built(form, masks, work, auxiliary=True))
 
 
 def built(form: str, masks: Masks, work: Work, auxiliary: bool) -> tuple[nn.Module, Tensor, Tensor]:
-    """What retraining of this form trains, on its device, and a batch."""
+    """The network that retraining trains in this form, on its device, and a batch of images and labels."""
     torch.manual_seed(0)
     architecture = ChannelArchitecture.of(masks, "gated", form=form)
     network = SPACE.trainee(architecture, work.form, work.size, auxiliary)
-    return place(network, torch.device(work.device), "float32"), *work.batches(torch.channels_last)
+    return place(network, torch.device(work.device), "float32"), *work.batch_of(torch.channels_last)
 
 
 RUNS: dict[str, Callable[[str, Masks, Work], Step]] = {"evaluation": evaluation, "training step": training}
 
 
 def rows(masks: Masks, work: Work, repeats: int) -> list[list[str]]:
-    """Per kind of run: its name, images per second of both forms, times faster; medians, with least and most."""
-    found = []
+    """A row per run: its name, the median images per second of both forms, and the speed-up with its range."""
+    table = []
     for name, build in RUNS.items():
         times = interleaved({form: build(form, masks, work) for form in FORMS}, work.device, repeats)
         rates = [spread([work.batch / t for t in times[form]])["median"] for form in FORMS]
         times_faster = ratios(times, *FORMS)
         low, middle, high = (times_faster[key] for key in ("min", "median", "max"))
-        found.append([name, *(f"{rate:.1f}" for rate in rates), f"{middle:.2f} ({low:.2f} to {high:.2f})"])
-    return found
+        table.append([name, *(f"{rate:.1f}" for rate in rates), f"{middle:.2f} ({low:.2f} to {high:.2f})"])
+    return table
 
 
 def main(
@@ -96,10 +96,10 @@ def main(
     batch: int = typer.Option(16, min=2),
     repeats: int = typer.Option(5, min=1, help="Rounds of interleaved runs."),
 ) -> None:
-    """Measure and print."""
+    """Measure both forms and print a table."""
     torch.set_num_threads(1)
     work = Work("cpu", batch, channels, cells)
-    titles = ("params", "multiply-adds", "run", *(f"{form}, images/s" for form in FORMS), "compact is faster by")
+    titles = ("params", "multiply-adds", "run", *(f"{form}, images/s" for form in FORMS), "speed-up of compact")
     title = f"{cells} cells, {channels} channels, batch {batch}, one thread, torch {torch.__version__}"
     table = Table(*titles, title=title)
     for share in SHARES:

@@ -1,6 +1,6 @@
-"""How many kernels a pass starts on a GPU, counted without one: on torch's `meta` device, whose tensors are empty.
+"""Counts the kernels that a pass launches on a GPU. Needs no GPU: it uses PyTorch's `meta` device, without data.
 
-A GPU is given small kernels more slowly than it runs them, so their number is what a supernet costs there.
+Launching a small kernel takes longer than running it, so the number of kernels determines the time of a supernet there.
 """
 
 from typing import Any
@@ -12,12 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.work import Step, Work, search_halves
 
-# What moves no data: memory that is reserved, the same memory seen otherwise, autograd's notes.
-STILL = {"empty", "empty_like", "empty_strided", "new_empty_strided", "detach", "_unsafe_view", "alias"}
+# Operations without a kernel: they allocate memory, return a view of a tensor, or concern autograd only.
+NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty_strided", "detach", "_unsafe_view", "alias"}
 
 
 class Kernels(TorchDispatchMode):
-    """Counts the operations that move data. One may be two or three kernels, the same in every engine."""
+    """Counts the operations that move data. An operation may launch two or three kernels, equally in every engine."""
 
     count: int = 0
 
@@ -26,24 +26,26 @@ class Kernels(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         schema = func._schema
-        sees = any(part.alias_info is not None and not part.alias_info.is_write for part in schema.arguments)
-        self.count += not sees and schema.name.removeprefix("aten::") not in STILL
+        is_view = any(part.alias_info is not None and not part.alias_info.is_write for part in schema.arguments)
+        self.count += not is_view and schema.name.removeprefix("aten::") not in NO_KERNEL
         return func(*args, **(kwargs or {}))
 
 
 def kernels(engine: str, work: Work) -> dict[str, int]:
-    """Of the forward and backward pass in an architecture step and in a weight step. Optimisers are left out: on a GPU
-    they take all weights in a few kernels, here one after the other."""
+    """Kernels of the forward and backward passes in an architecture step and in a weight step.
+
+    Optimisers are not counted: on a GPU they update all weights with a few kernels, here one weight at a time.
+    """
     alpha_step, weight_step = search_halves(engine, work)
     steps: dict[str, Step] = {"architecture step": alpha_step, "weight step": lambda: weight_step(None)}
-    found = {}
+    counts = {}
     for name, step in steps.items():
         with (
             patch.object(nn.utils, "clip_grad_norm_"),
             patch.object(torch.optim.SGD, "step"),
             patch.object(torch.optim.Adam, "step"),
-            Kernels() as seen,
+            Kernels() as kernels_seen,
         ):
             step()
-        found[name] = seen.count
-    return found
+        counts[name] = kernels_seen.count
+    return counts

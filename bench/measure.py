@@ -1,4 +1,4 @@
-"""Clocks and peaks. Runs are interleaved, so that a slow minute of the machine slows all that is compared."""
+"""Times and peak memory. Runs are interleaved, so that a slow phase of the machine affects all of them alike."""
 
 import gc
 import statistics
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bench.work import Work, search_step
-from nas.engine.graphs import SEEN
+from nas.engine.graphs import MIN_REPEATS
 
 Times = dict[str, list[float]]
 
@@ -23,6 +23,7 @@ def synchronise(device: str) -> None:
 
 
 def seconds(run: Callable[[], object], device: str) -> float:
+    """Wall time of one call, including the work that it queues on the device."""
     synchronise(device)
     started = time.perf_counter()
     run()
@@ -31,7 +32,7 @@ def seconds(run: Callable[[], object], device: str) -> float:
 
 
 def interleaved(runs: Mapping[str, Callable[[], object]], device: str, repeats: int, warmup: int = 1) -> Times:
-    """Seconds of every run, `repeats` rounds of all of them in turn, after `warmup` rounds."""
+    """Seconds of each run in each of `repeats` rounds, after `warmup` rounds. A round calls every run once, in turn."""
     times: Times = {name: [] for name in runs}
     for turn in range(warmup + repeats):
         for name, run in runs.items():
@@ -46,25 +47,25 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def ratios(times: Times, slow: str, fast: str) -> dict[str, float]:
-    """How many times faster `fast` is, round by round."""
+    """Spread, over the rounds, of the time of `slow` divided by the time of `fast`."""
     return spread([a / b for a, b in zip(times[slow], times[fast], strict=True)])
 
 
 def ceilings(device: str, dtype: torch.dtype) -> dict[str, float]:
-    """What the machine can do at best here: multiply-adds of a large product, bytes of a large copy; 1e9 per second."""
+    """Measured peak rates: 1e9 multiply-adds per second of a large matrix product, GB per second of a large copy."""
     side, length = (8192, 2**28) if device == "cuda" else (1536, 2**25)
     a = torch.randn(side, side, device=device, dtype=dtype)
     source = torch.empty(length, device=device)
     target = torch.empty_like(source)
-    product = interleaved({"product": lambda: a @ a, "copy": lambda: target.copy_(source)}, device, 5)
+    times = interleaved({"product": lambda: a @ a, "copy": lambda: target.copy_(source)}, device, 5)
     return {
-        "gmacs": side**3 / min(product["product"]) / 1e9,
-        "copy_gb": 8 * length / min(product["copy"]) / 1e9,
+        "gmacs": side**3 / min(times["product"]) / 1e9,
+        "copy_gb": 8 * length / min(times["copy"]) / 1e9,
     }
 
 
-def alone(run: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of `run` in a fresh process."""
+def in_fresh_process(run: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of `run`, called in a new process with one CPU thread."""
     with ProcessPoolExecutor(
         1, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
@@ -72,13 +73,13 @@ def alone(run: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def peak_memory(engine: str, work: Work) -> float:
-    """MiB that a search step takes beyond what was there before it; in a process of its own."""
+    """Peak memory of a search step above the memory in use before it, in MiB. Call it in a fresh process."""
     step = search_step(engine, work)
     gc.collect()
     if work.device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        for _ in range(2 + SEEN):  # graphs are recorded on the way
+        for _ in range(2 + MIN_REPEATS):  # enough steps to record the graphs
             step()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     before = status("VmRSS")
@@ -87,13 +88,13 @@ def peak_memory(engine: str, work: Work) -> float:
 
 
 def status(field: str) -> int:
-    """KiB of this process, from Linux."""
+    """A memory field of this process in KiB, from /proc/self/status (Linux)."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines[field].split()[0])
 
 
 def first_steps(engine: str, work: Work) -> dict[str, float]:
-    """Seconds to build a search, to its first step and to its second; in a process of its own."""
+    """Seconds to build a search, of its first step and of its second. Call it in a fresh process."""
     started = time.perf_counter()
     step = search_step(engine, work)
     built = time.perf_counter() - started

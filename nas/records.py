@@ -1,7 +1,7 @@
-"""JSON records and files: canonical form, checksums, atomic writing.
+"""JSON records and files: canonical form, checksums and atomic writing.
 
-A record that holds a result holds no clock, host or path, so that equal work gives equal bytes. What a run cost
-(`seconds`, `device`, ...) goes to a file of its own.
+A record of results contains no time, host name or path, so equal work gives equal bytes. The costs of a run (`seconds`,
+`device`, ...) go to a separate file.
 """
 
 import hashlib
@@ -14,65 +14,70 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1  # of every record this version writes
+SCHEMA = 1  # of every record that this version writes
 
 
 class RecordError(ValueError):
-    """A record that cannot be used; the message names the file, what was found and what to do."""
+    """A record that cannot be used. The message names the file, what was found and what to do."""
 
 
 def canonical(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, no NaN."""
+    """The canonical JSON text of a value: sorted keys, no spaces. Raises ValueError for NaN and infinity."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def content_id(value: Any, length: int = 12) -> str:
-    """First hex digits of the SHA-256 of the canonical form."""
+    """The first `length` hex digits of the SHA-256 of the canonical form."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]
 
 
 def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def in_project(path: str) -> Path:
-    """A path of params.yaml, relative to the project: DVC names its folder in DVC_ROOT, else it is the current one.
+    """Resolve a path of params.yaml, which is relative to the project's folder: DVC_ROOT if set, else the current one.
 
-    `dvc exp run --temp` works in a copy, which has what Git knows and nothing else.
+    DVC sets DVC_ROOT for a stage. `dvc exp run --temp` runs in a copy that holds only the files that Git tracks.
     """
     return Path(os.environ.get("DVC_ROOT") or ".") / path
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A new file beside `path`, to be written by the caller, that takes its place when all went well."""
+    """Write a file atomically: yields a temporary path for the caller to write, which then replaces `path`.
+
+    If the block raises, the temporary file is removed and `path` keeps its content.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
-    beside = Path(name)
+    temporary = Path(name)
     try:
-        yield beside
-        with beside.open("rb") as file:
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        beside.chmod(0o644)
-        os.replace(beside, path)
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    """Write a text file atomically, as UTF-8."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Indented for people, sorted for bytes; NaN is refused."""
+    """Write indented JSON with sorted keys atomically. Raises ValueError for NaN and infinity."""
     write_text(path, json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Raises RecordError when the file is missing or is no JSON."""
+    """Read a JSON file. Raises RecordError if it is missing or not valid JSON."""
     if not path.is_file():
         raise RecordError(f"{path}: no such record; run `dvc repro` to make it")
     try:
@@ -82,7 +87,7 @@ def read_json(path: Path) -> Any:
 
 
 def finite(value: Any) -> Any:
-    """The value with null for every number that is none (NaN, infinity), however deep: JSON has no other word."""
+    """Replace NaN and infinity with None at any depth, because JSON cannot represent them."""
     if isinstance(value, float):
         return value if isfinite(value) else None
     if isinstance(value, Mapping):
@@ -91,13 +96,17 @@ def finite(value: Any) -> Any:
 
 
 def write_record(path: Path, kind: str, body: dict[str, Any]) -> None:
+    """Write a record of this kind, for instance `search`, with the schema version."""
     write_json(path, {"schema": SCHEMA, "kind": kind, **body})
 
 
 def read_record(path: Path, kind: str) -> dict[str, Any]:
-    """The record in `path`, when it is of this kind and of a schema that this version reads."""
+    """Read a record of this kind. Raises RecordError if it is missing or has another kind or schema version."""
     record = read_json(path)
-    found = (record.get("schema"), record.get("kind")) if isinstance(record, dict) else (None, None)
-    if found != (SCHEMA, kind):
-        raise RecordError(f"{path}: found schema {found[0]} of kind {found[1]!r}, expected schema {SCHEMA} of {kind!r}")
+    actual = (record.get("schema"), record.get("kind")) if isinstance(record, dict) else (None, None)
+    if actual != (SCHEMA, kind):
+        raise RecordError(
+            f"{path}: found a record of kind {actual[1]!r} with schema {actual[0]}, expected kind {kind!r} with schema"
+            f" {SCHEMA}; remove it and run `dvc repro`"
+        )
     return dict(record)

@@ -138,7 +138,7 @@ def test_no_batch_waits_for_the_device(augment, device):
 @pytest.mark.usefixtures("switches")
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_a_retraining_on_a_gpu_is_the_same_bits_from_graphs(config, retrain_job, precision, monkeypatch):
-    monkeypatch.setattr(graphs, "SEEN", 0)
+    monkeypatch.setattr(graphs, "MIN_REPEATS", 0)
     prepare_device(config.runtime.model_copy(update={"device": "cuda"}))
     found = []
     for replayed in (False, True):
@@ -210,7 +210,7 @@ def test_a_search_on_a_gpu_is_the_same_bits_again_after_a_stop_and_from_graphs(
     first = outcome("first")
     assert outcome("again") == first
     assert outcome("resumed", stops=True) == first
-    monkeypatch.setattr(graphs, "SEEN", 0)
+    monkeypatch.setattr(graphs, "MIN_REPEATS", 0)
     assert outcome("replayed", replayed=True) == first
 
 

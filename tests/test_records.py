@@ -30,7 +30,7 @@ JSON = st.recursive(
 )
 
 
-def test_a_path_of_the_params_is_relative_to_the_folder_that_dvc_names(monkeypatch, tmp_path):
+def test_a_path_in_params_is_relative_to_the_folder_in_dvc_root(monkeypatch, tmp_path):
     monkeypatch.delenv("DVC_ROOT", raising=False)
     assert in_project("data/raw") == Path("data/raw")
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
@@ -38,7 +38,7 @@ def test_a_path_of_the_params_is_relative_to_the_folder_that_dvc_names(monkeypat
     assert in_project("/elsewhere") == Path("/elsewhere")
 
 
-def test_what_is_no_number_becomes_null_however_deep():
+def test_nan_and_infinity_become_null_at_any_depth():
     value = {"a": float("nan"), "b": [1.5, float("inf"), {"c": (-float("inf"), 2, "x", None, True)}]}
     assert finite(value) == {"a": None, "b": [1.5, None, {"c": [None, 2, "x", None, True]}]}
     assert canonical(finite(value))
@@ -49,26 +49,26 @@ def test_the_canonical_form_has_sorted_keys_and_no_spaces():
 
 
 @given(JSON)
-def test_the_canonical_form_says_the_whole_value(value):
+def test_the_canonical_form_keeps_the_whole_value(value):
     assert json.loads(canonical(value)) == value
     assert canonical(json.loads(canonical(value))) == canonical(value)
 
 
 @given(st.dictionaries(TEXT, st.integers(), min_size=2, max_size=5))
-def test_the_order_of_keys_changes_no_id(value):
+def test_an_id_does_not_depend_on_the_order_of_keys(value):
     turned = dict(reversed(value.items()))
     assert content_id(turned) == content_id(value)
     assert content_id({**value, next(iter(value)): -1.5}) != content_id(value)
 
 
-def test_an_id_is_the_head_of_the_checksum_of_the_canonical_form():
+def test_an_id_is_the_start_of_the_checksum_of_the_canonical_form():
     digest = hashlib.sha256(b'{"a":1}').hexdigest()
     assert content_id({"a": 1}) == digest[:12]
     assert content_id({"a": 1}, length=32) == digest[:32]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), [1, {"a": float("-inf")}]])
-def test_numbers_that_json_does_not_know_are_refused(tmp_path, value):
+def test_numbers_that_json_cannot_represent_are_refused(tmp_path, value):
     with pytest.raises(ValueError, match="JSON compliant"):
         canonical(value)
     with pytest.raises(ValueError, match="JSON compliant"):
@@ -76,19 +76,19 @@ def test_numbers_that_json_does_not_know_are_refused(tmp_path, value):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_has_the_checksum_of_its_bytes(tmp_path):
+def test_the_checksum_of_a_file_is_that_of_its_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"abc" * 100_000)
     assert file_sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()
 
 
-def test_a_new_file_takes_its_place_whole_and_readable_by_others(tmp_path):
+def test_a_file_is_replaced_atomically_and_is_readable_by_others(tmp_path):
     path = tmp_path / "below" / "a.txt"
     write_text(path, "old")
-    with replacing(path) as beside:
-        beside.write_text("new, half")
+    with replacing(path) as temporary:
+        temporary.write_text("new, half")
         assert path.read_text() == "old"
-        assert beside.parent == path.parent
-        beside.write_text("new")
+        assert temporary.parent == path.parent
+        temporary.write_text("new")
     assert path.read_text() == "new"
     assert path.stat().st_mode & 0o777 == 0o644
     assert list(path.parent.iterdir()) == [path]
@@ -100,8 +100,8 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path, error):
     write_text(path, "old")
 
     def fail():
-        with replacing(path) as beside:
-            beside.write_text("half")
+        with replacing(path) as temporary:
+            temporary.write_text("half")
             raise error
 
     with pytest.raises(error):
@@ -111,7 +111,7 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path, error):
 
 
 @given(JSON)
-def test_equal_values_are_equal_bytes(tmp_path_factory, value):
+def test_equal_values_give_equal_bytes(tmp_path_factory, value):
     folder = tmp_path_factory.mktemp("json")
     for name in ("a", "b"):
         write_json(folder / name, json.loads(json.dumps(value)))
@@ -119,7 +119,7 @@ def test_equal_values_are_equal_bytes(tmp_path_factory, value):
     assert read_json(folder / "a") == value
 
 
-def test_json_for_people_is_indented_sorted_and_ends_with_a_line(tmp_path):
+def test_json_files_are_indented_sorted_and_end_with_a_newline(tmp_path):
     write_json(tmp_path / "a.json", {"b": 1, "a": "é"})
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n "a": "é",\n "b": 1\n}\n'
 
@@ -129,27 +129,27 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     assert read_record(tmp_path / "a.json", "search") == {"schema": SCHEMA, "kind": "search", "key": "darts-0"}
 
 
-def test_a_missing_record_says_how_to_make_it(tmp_path):
+def test_the_error_for_a_missing_record_says_how_to_make_it(tmp_path):
     with pytest.raises(RecordError, match=r"a\.json: no such record; run `dvc repro`"):
         read_record(tmp_path / "a.json", "search")
 
 
-def test_a_broken_record_says_so(tmp_path):
+def test_a_broken_record_is_refused(tmp_path):
     (tmp_path / "a.json").write_text('{"schema": 1,')
     with pytest.raises(RecordError, match=r"a\.json: not JSON \(.*\); remove it"):
         read_record(tmp_path / "a.json", "search")
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "message"),
     [
-        ('{"schema": 1, "kind": "data"}', "found schema 1 of kind 'data', expected schema 1 of 'search'"),
-        ('{"schema": 2, "kind": "search"}', "found schema 2 of kind 'search'"),
-        ('{"key": "darts-0"}', "found schema None of kind None"),
-        ("[1, 2]", "found schema None of kind None"),
+        ('{"schema": 1, "kind": "data"}', "kind 'data' with schema 1, expected kind 'search' with schema 1; remove it"),
+        ('{"schema": 2, "kind": "search"}', "found a record of kind 'search' with schema 2"),
+        ('{"key": "darts-0"}', "found a record of kind None with schema None"),
+        ("[1, 2]", "found a record of kind None with schema None"),
     ],
 )
-def test_a_record_of_another_kind_or_schema_is_refused(tmp_path, text, found):
+def test_a_record_of_another_kind_or_schema_is_refused(tmp_path, text, message):
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(RecordError, match=found):
+    with pytest.raises(RecordError, match=message):
         read_record(tmp_path / "a.json", "search")

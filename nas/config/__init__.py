@@ -1,1 +1,1 @@
-"""params.yaml as frozen, validated models."""
+"""Reads params.yaml into frozen, validated models."""

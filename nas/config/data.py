@@ -1,20 +1,17 @@
-"""The sections of params.yaml that describe images: data set, splits and augmentation."""
+"""Sections of params.yaml for images: data set, splits and augmentation."""
 
 import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from nas.config.sections import ParamsError as ParamsError
-from nas.config.sections import Section as Section
-from nas.config.sections import as_tuple as as_tuple
-from nas.config.sections import validate as validate
+from nas.config.sections import Section, as_tuple
 
-SLICE = re.compile(r"(train|test)(?:\[(\d+%?)?:(\d+%?)?\])?")
+SLICE_SYNTAX = re.compile(r"(train|test)(?:\[(\d+%?)?:(\d+%?)?\])?")
 
 
 class Slice(Section):
-    """Part of a data set: `train`, `train[:50%]`, `train[50%:]`, `train[100:600]`."""
+    """A split written as a slice of a part: `train`, `train[:50%]`, `train[50%:]` or `train[100:600]`."""
 
     part: Literal["train", "test"]
     start: str | None
@@ -22,21 +19,22 @@ class Slice(Section):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        match = SLICE.fullmatch(text)
+        """Parse the text of a slice. Raises ValueError."""
+        match = SLICE_SYNTAX.fullmatch(text)
         if match is None:
             raise ValueError(
                 "expected train, test, train[:50%], train[50%:], train[100:600] or {file: ..., array: ..., sha256: ...}"
             )
         part, start, stop = match.groups()
         if any(bound and bound.endswith("%") and int(bound[:-1]) > 100 for bound in (start, stop)):
-            raise ValueError("a bound lies above 100%")
+            raise ValueError("a bound is above 100%")
         return cls(part=part, start=start, stop=stop)  # type: ignore[arg-type]
 
     def bounds(self, count: int) -> tuple[int, int]:
-        """First (included) and last (excluded) position among `count` samples.
+        """Start (included) and stop (excluded) of the slice among `count` samples.
 
         Raises:
-            ValueError: the slice is empty or reaches past the last sample.
+            ValueError: The slice is empty or reaches past the last sample.
         """
 
         def position(bound: str | None, default: int) -> int:
@@ -51,12 +49,12 @@ class Slice(Section):
 
 
 class Positions(Section):
-    """A split that others have drawn: an array of positions in a part, from 0, in an .npz file with this checksum.
+    """A split given as an array of sample positions in an .npz file, for instance a benchmark's official split.
 
-    Of the test part for `test`, else of the train part.
+    Positions count from 0 within the test part for the split `test`, and within the train part for every other split.
     """
 
-    file: str = Field(min_length=1)  # relative to the project
+    file: str = Field(min_length=1)  # relative to the project's folder
     array: str = Field(min_length=1)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
@@ -64,14 +62,15 @@ class Positions(Section):
         return f"{self.array} of {self.file}"
 
 
-SLICE_FORM, POSITIONS = "slice", "positions"  # how a split may be given; no keys
+SLICE, POSITIONS = "slice", "positions"  # tags for pydantic; they do not appear in params.yaml
 
 
-def split_form(value: Any) -> str:
-    return POSITIONS if isinstance(value, dict | Positions) else SLICE_FORM
+def split_tag(value: Any) -> str:
+    """The form in which a split is given: a slice (text) or an array of positions (mapping)."""
+    return POSITIONS if isinstance(value, dict | Positions) else SLICE
 
 
-Split = Annotated[Annotated[str, Tag(SLICE_FORM)] | Annotated[Positions, Tag(POSITIONS)], Discriminator(split_form)]
+Split = Annotated[Annotated[str, Tag(SLICE)] | Annotated[Positions, Tag(POSITIONS)], Discriminator(split_tag)]
 
 
 class Splits(Section):
@@ -82,22 +81,25 @@ class Splits(Section):
 
     @field_validator("*")
     @classmethod
-    def known_form(cls, split: str | Positions) -> str | Positions:
+    def slices_are_well_formed(cls, split: str | Positions) -> str | Positions:
         if isinstance(split, str):
             Slice.parse(split)
         return split
 
     @model_validator(mode="after")
-    def test_is_kept_apart(self) -> Self:
+    def only_test_reads_the_test_part(self) -> Self:
         for name in ("search_train", "search_valid", "retrain"):
             if self.part(name) == "test":
-                raise ValueError(f"'{name}' may not read the test part: only evaluate opens it")
+                raise ValueError(
+                    f"'{name}' is '{getattr(self, name)}': expected a slice of train, because only the evaluate stage "
+                    "reads the test part"
+                )
         if self.part("test") != "test":
-            raise ValueError("'test' must be a slice of the test part")
+            raise ValueError(f"'test' is '{self.test}': expected a slice of test")
         return self
 
     def part(self, name: str) -> str:
-        """The part of the data set that a split is of."""
+        """The part of the data set that a split is taken from: train or test."""
         split = getattr(self, name)
         if isinstance(split, str):
             return Slice.parse(split).part
@@ -115,33 +117,37 @@ class Data(Section):
     splits: Splits
 
     @model_validator(mode="after")
-    def keys_that_go_together(self) -> Self:
+    def keys_suit_the_source(self) -> Self:
         if self.sha256 is not None and self.name not in ("arrays", "folder"):
-            raise ValueError("'sha256' is for name: arrays and name: folder; leave it null")
+            raise ValueError(f"'sha256' is {self.sha256}: expected null, because 'name' is neither arrays nor folder")
         if self.image_size is not None and self.name != "folder":
-            raise ValueError("'image_size' is for name: folder; leave it null")
+            raise ValueError(f"'image_size' is {self.image_size}: expected null, because 'name' is not folder")
         return self
 
 
-Share = Annotated[float, Field(gt=0, le=1)]
-Strength = Annotated[float, Field(ge=0, le=8)]  # of brightness, contrast, saturation
-Turn = Annotated[float, Field(ge=0, le=0.5)]  # of a hue, in circles
+AreaShare = Annotated[float, Field(gt=0, le=1)]
+JitterStrength = Annotated[float, Field(ge=0, le=8)]  # of brightness, contrast and saturation
+HueShift = Annotated[float, Field(ge=0, le=0.5)]  # in turns of the hue circle
 
 
 class Augment(Section):
     crop_padding: int = Field(ge=0, le=64)
-    resized_crop: Annotated[tuple[Share, Share] | None, BeforeValidator(as_tuple)]
+    resized_crop: Annotated[tuple[AreaShare, AreaShare] | None, BeforeValidator(as_tuple)]
     flip: bool
-    color_jitter: Annotated[tuple[Strength, Strength, Strength, Turn] | None, BeforeValidator(as_tuple)]
+    color_jitter: Annotated[
+        tuple[JitterStrength, JitterStrength, JitterStrength, HueShift] | None, BeforeValidator(as_tuple)
+    ]
     cutout: int = Field(ge=0, le=512)
 
     @model_validator(mode="after")
-    def one_crop(self) -> Self:
+    def at_most_one_crop(self) -> Self:
         if self.resized_crop is None:
             return self
         low, high = self.resized_crop
         if low > high:
-            raise ValueError(f"'resized_crop' is {[low, high]}: expected the smaller share of the area first")
+            raise ValueError(f"'resized_crop' is {[low, high]}: expected the smaller area share first")
         if self.crop_padding:
-            raise ValueError(f"'crop_padding' is {self.crop_padding}: expected 0 beside 'resized_crop', another crop")
+            raise ValueError(
+                f"'crop_padding' is {self.crop_padding}: expected 0, because 'resized_crop' replaces the padded crop"
+            )
         return self

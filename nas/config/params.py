@@ -1,6 +1,7 @@
-"""params.yaml as frozen, validated models. No key has a default here: what the file says is the whole truth.
+"""The models of params.yaml, and the functions that load and validate it.
 
-Sections of one method live in the method's own module; `load_config` is handed them, so that this room knows none.
+No key has a default in the code: the file states every value. A method's own sections are defined in the method's
+module and passed to `load_config`, so this package does not depend on any method.
 """
 
 from collections.abc import Mapping
@@ -10,11 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from nas.config.data import Augment, Data
-from nas.config.sections import ParamsError as ParamsError
-from nas.config.sections import Section as Section
-from nas.config.sections import as_tuple as as_tuple
-from nas.config.sections import did_you_mean, unknown
-from nas.config.sections import validate as validate
+from nas.config.sections import ParamsError, Section, as_tuple, did_you_mean, unknown, validate
 from nas.config.yaml_file import read_yaml
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -28,21 +25,23 @@ class Runtime(Section):
     graphs: bool
 
     @model_validator(mode="after")
-    def graphs_are_of_cuda(self) -> Self:
+    def graphs_need_cuda(self) -> Self:
         if self.graphs and self.device != "cuda":
-            raise ValueError(f"'graphs' is true, but 'device' is {self.device}: CUDA graphs need cuda, expected false")
+            raise ValueError(
+                f"'graphs' is true, but 'device' is {self.device}: expected false, because CUDA graphs need device cuda"
+            )
         return self
 
 
 class Size(Section):
     """Depth and width of a network built from cells."""
 
-    cells: int = Field(ge=3, le=100)  # fewer leave no room for the two reductions
-    channels: int = Field(ge=2, le=1024, multiple_of=2)  # FactorizedReduce halves it
+    cells: int = Field(ge=3, le=100)  # at least 3: two of them are reduction cells
+    channels: int = Field(ge=2, le=1024, multiple_of=2)  # even, because FactorizedReduce halves it
     stem: Literal["cifar", "imagenet"]
 
     def at(self, channels: int) -> Self:
-        """The same with another width."""
+        """A copy with another width."""
         return self.model_copy(update={"channels": channels})
 
 
@@ -54,9 +53,9 @@ class WeightOptimiser(Section):
     clip: float = Field(gt=0)
 
     @model_validator(mode="after")
-    def lr_falls(self) -> Self:
+    def lr_min_is_at_most_lr(self) -> Self:
         if self.lr_min > self.lr:
-            raise ValueError(f"'lr_min' is {self.lr_min}: expected at most the {self.lr} of 'lr'")
+            raise ValueError(f"'lr_min' is {self.lr_min}: expected at most 'lr', {self.lr}")
         return self
 
 
@@ -67,10 +66,10 @@ class SearchCommon(Size, WeightOptimiser):
     augment: Augment
 
     @model_validator(mode="after")
-    def lr_is_reached(self) -> Self:
+    def warmup_ends_before_the_search(self) -> Self:
         if self.lr_warmup_epochs >= self.epochs:
             raise ValueError(
-                f"'lr_warmup_epochs' is {self.lr_warmup_epochs}: expected less than the {self.epochs} epochs"
+                f"'lr_warmup_epochs' is {self.lr_warmup_epochs}: expected less than 'epochs', {self.epochs}"
             )
         return self
 
@@ -92,7 +91,8 @@ class MethodParams(Section):
 
 
 class Retrain(Size, WeightOptimiser):
-    seeds: Annotated[tuple[Seed, ...], BeforeValidator(as_tuple)]  # none: no retraining, a table judges alone
+    # Empty: nothing is retrained, and the benchmark table alone gives the results.
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(as_tuple)]
     epochs: int = Field(ge=1)
     batch: int = Field(ge=2)
     schedule: Literal["cosine", "linear", "exponential", "one_cycle"]
@@ -106,27 +106,31 @@ class Retrain(Size, WeightOptimiser):
     augment: Augment
 
     @model_validator(mode="after")
-    def schedule_fits(self) -> Self:
+    def epochs_suit_the_schedule(self) -> Self:
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"'warmup_epochs' is {self.warmup_epochs}: expected less than the {self.epochs} epochs")
+            raise ValueError(f"'warmup_epochs' is {self.warmup_epochs}: expected less than 'epochs', {self.epochs}")
         if self.best_of_last > self.epochs:
-            raise ValueError(f"'best_of_last' is {self.best_of_last}: expected at most the {self.epochs} epochs")
+            raise ValueError(f"'best_of_last' is {self.best_of_last}: expected at most 'epochs', {self.epochs}")
         if self.schedule == "linear" and self.epochs <= 5:
-            raise ValueError(f"'epochs' is {self.epochs}: schedule linear has a tail of 5, expected more")
+            raise ValueError(
+                f"'epochs' is {self.epochs}: expected more than 5, the length of the last phase of schedule linear"
+            )
         if self.schedule in ("linear", "exponential") and self.lr_min:
-            raise ValueError(f"'lr_min' is {self.lr_min}: schedule {self.schedule} has no least lr, expected 0.0")
+            raise ValueError(
+                f"'lr_min' is {self.lr_min}: expected 0.0, because schedule {self.schedule} does not use it"
+            )
         return self
 
 
 class CheckedFile(Section):
-    """A file that no stage of this run makes, and the checksum that it must have."""
+    """A file that this pipeline does not produce, with the checksum that it must have."""
 
     path: str = Field(min_length=1)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class TableFile(CheckedFile):
-    """One of true figures (nas/benchmark_table.py)."""
+    """A benchmark table: the results of full trainings (nas/benchmark_table.py)."""
 
 
 class Evaluate(Section):
@@ -135,7 +139,10 @@ class Evaluate(Section):
 
 
 class Config(Section):
-    """The whole of params.yaml. `search` and `derive` hold one section per method beside the common one."""
+    """The whole of params.yaml.
+
+    `search` and `derive` hold one section per method; `search` also holds the section `common`.
+    """
 
     methods: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = Field(min_length=1)
     seeds: Annotated[tuple[Seed, ...], BeforeValidator(as_tuple)] = Field(min_length=1)
@@ -148,36 +155,38 @@ class Config(Section):
 
     @field_validator("methods", "seeds")
     @classmethod
-    def no_repetition(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    def values_are_distinct(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         if len(set(values)) != len(values):
-            raise ValueError("a value stands twice")
+            raise ValueError("expected distinct values, found a value more than once")
         return values
 
     @model_validator(mode="after")
-    def something_judges(self) -> Self:
+    def architectures_are_evaluated(self) -> Self:
         if not self.retrain.seeds and self.evaluate.table is None:
             raise ValueError(
-                "'retrain.seeds' is empty and 'evaluate.table' is null, so nothing would judge what is found: give "
-                "a retrain seed, or a table"
+                "'retrain.seeds' is [] and 'evaluate.table' is null, so the derived architectures would not be "
+                "evaluated: expected at least one retrain seed, or a benchmark table"
             )
         return self
 
     @property
     def common(self) -> SearchCommon:
+        """The section `search.common`."""
         section: SearchCommon = self.search["common"]
         return section
 
     def runs(self) -> list[tuple[str, str, int]]:
-        """(run key, method, seed) of every expected trial, in the order of the table."""
+        """(run key, method, seed) of every trial, in the order of the results table."""
         return [(run_key(method, seed), method, seed) for method in self.methods for seed in self.seeds]
 
 
 def run_key(method: str, seed: int) -> str:
+    """The key of a trial: `<method>-<seed>`."""
     return f"{method}-{seed}"
 
 
 def parse_run_key(key: str) -> tuple[str, int]:
-    """`lfr_darts-3` -> ("lfr_darts", 3)."""
+    """Method and seed of a run key: `lfr_darts-3` -> ("lfr_darts", 3). Raises ParamsError."""
     method, _, seed = key.rpartition("-")
     if not method or not seed.isdecimal():
         raise ParamsError(f"'{key}' is not a run key: expected <method>-<seed>, for instance darts-0")
@@ -185,10 +194,15 @@ def parse_run_key(key: str) -> tuple[str, int]:
 
 
 def load_config(path: Path, search: Mapping[str, type[Section]], derive: Mapping[str, type[Section]]) -> Config:
-    """params.yaml as one frozen model; `search` and `derive` give the sections of each known method.
+    """Load and validate params.yaml.
+
+    Args:
+        path: The file.
+        search: The class of each known method's section in `search`.
+        derive: The class of each known method's section in `derive`.
 
     Raises:
-        ParamsError: a line per wrong key, with its value and what is allowed.
+        ParamsError: One line per invalid key, with its value and what is allowed.
     """
     return parse_config(read_yaml(path), search, derive, str(path))
 
@@ -199,6 +213,7 @@ def parse_config(
     derive: Mapping[str, type[Section]],
     source: str = "params.yaml",
 ) -> Config:
+    """Validate the contents of params.yaml; see `load_config`. `source` names the file in error messages."""
     config = validate(Config, tree, "", source)
     sections: dict[str, dict[str, type[Section]]] = {
         "search": {"common": SearchCommon, **search},
@@ -213,8 +228,8 @@ def parse_config(
         for key in wanted:
             if key not in sections[name]:
                 raise ParamsError(
-                    f"{source}: 'methods' names '{key}', which is no method. Known: {', '.join(search)}."
-                    f"{did_you_mean(key, list(search))}"
+                    f"{source}: 'methods' contains '{key}', which is not a known method."
+                    f"{did_you_mean(key, list(search))} Known: {', '.join(search)}."
                 )
             if key not in parsed[name]:
                 raise ParamsError(f"{source}: section '{name}.{key}' is missing.")

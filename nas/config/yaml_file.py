@@ -1,4 +1,4 @@
-"""YAML as DVC reads it, with clear errors."""
+"""YAML parsed by DVC's rules, with clear errors."""
 
 import re
 from pathlib import Path
@@ -6,20 +6,19 @@ from typing import Any
 
 import yaml
 
-from nas.config.sections import ParamsError as ParamsError
-from nas.config.sections import Section as Section
-from nas.config.sections import as_tuple as as_tuple
-from nas.config.sections import validate as validate
+from nas.config.sections import ParamsError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as DVC reads it: 1e-3 is a number, a repeated key an error."""
+    """Follows YAML 1.2, as DVC does: 1e-3 is a number, a repeated key is an error."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise ParamsError(f"key '{key}' stands twice (line {node.start_mark.line + 1} and below)")
+                raise ParamsError(
+                    f"key '{key}' appears more than once in the mapping at line {node.start_mark.line + 1}"
+                )
         return super().construct_mapping(node, deep)
 
 
@@ -29,14 +28,14 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; ParamsError when there is none."""
+    """Read the mapping in a YAML file. Raises ParamsError if the file is missing or does not hold a mapping."""
     if not path.is_file():
         raise ParamsError(f"{path}: no such file; run from the project's folder")
     return parse_yaml(path.read_text(encoding="utf-8"), str(path))
 
 
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
-    """The mapping in a YAML text that came from `source`; ParamsError when there is none."""
+    """Parse a YAML mapping. Errors (ParamsError) name `source`, the file that the text was read from."""
     try:
         tree = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:

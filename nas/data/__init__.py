@@ -1,1 +1,1 @@
-"""From a named source to prepared files, and from these to batches on a device."""
+"""Image data: named sources, prepared files, and augmented batches on a device."""

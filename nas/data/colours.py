@@ -1,13 +1,12 @@
-"""Colour jitter: brightness, contrast, saturation and hue of every image at random, the same bits on every device.
+"""Colour jitter: random brightness, contrast, saturation and hue for every image, bit-identical on every device.
 
-Law and arithmetic are those of torchvision's ColorJitter on Pillow's images, which the ImageNet recipes of the field
-use: each factor is even around 1 (here in steps of 1/4096), a hue is turned by whole levels of 256, and each of the
-four rounds to 8 bits as Pillow does. All of it is whole numbers. torchvision draws the order of the four for each
-image, and its v2 on tensors one set of factors for a whole batch; here factors are an image's own and the order is a
-batch's, so that a batch takes four passes.
+Distribution and arithmetic are those of torchvision's ColorJitter on Pillow images, which ImageNet recipes commonly
+use: each factor is uniform around 1 (here in steps of 1/4096), the hue shifts by whole levels out of 256, and each of
+the four adjustments rounds to 8 bits as Pillow does. All arithmetic uses integers. torchvision draws the order of the
+adjustments per image, and its v2 for tensors draws one set of factors per batch. Here the factors are drawn per image
+and the order per batch, so that a batch takes four passes.
 
-Shapes: B images of a batch, [H, W, C] of one, C = 1 or 3; a grey image has neither saturation nor hue, and these leave
-it as it is.
+Shapes: B images in a batch, each [H, W, C] with C = 1 or 3. Saturation and hue leave a grey image unchanged.
 """
 
 from collections.abc import Sequence
@@ -17,31 +16,34 @@ import torch
 from torch import Tensor
 
 BITS = 12
-ONE = 1 << BITS  # a factor of 1; times 8 bits of a pixel it is exact in Pillow's float32, too
-LEVELS = 255  # of a hue's circle, as Pillow counts it: 255 is 0 again
+ONE = 1 << BITS  # represents a factor of 1; its products with 8-bit pixels are exact in Pillow's float32 too
+LEVELS = 255  # levels of the hue circle in Pillow, where 255 and 0 are the same hue
 
 
 class Jitter(NamedTuple):
-    """Four tensors, int64 [B]: three factors in parts of ONE, and by how many levels the hue is turned."""
+    """Four int64 tensors [B]: three factors in units of 1 / ONE, and the hue shift in levels."""
 
     brightness: Tensor
     contrast: Tensor
     saturation: Tensor
     hue: Tensor
 
-    def part(self, of: slice) -> "Jitter":
-        return Jitter(*(tensor[of] for tensor in self))
+    def select(self, samples: slice) -> "Jitter":
+        return Jitter(*(tensor[samples] for tensor in self))
 
 
 def ranges(strengths: Sequence[float]) -> list[tuple[int, int]]:
-    """Least and largest of each of the four, as Jitter has them: 1 - s (or 0) to 1 + s; a hue by -s to s circles."""
+    """Minimum and maximum of the four values of a Jitter, in its units.
+
+    A factor lies between max(0, 1 - s) and 1 + s, the hue shift between -s and s turns of the hue circle.
+    """
     *factors, hue = strengths
-    turn = int(hue * LEVELS)
-    return [*((round(max(0.0, 1 - s) * ONE), round((1 + s) * ONE)) for s in factors), (-turn, turn)]
+    shift = int(hue * LEVELS)
+    return [*((round(max(0.0, 1 - s) * ONE), round((1 + s) * ONE)) for s in factors), (-shift, shift)]
 
 
-def jittered(images: Tensor, jitter: Jitter, order: Sequence[int]) -> Tensor:
-    """uint8 [B, H, W, C] to the same. `order`: positions in Jitter, first to last."""
+def adjust(images: Tensor, jitter: Jitter, order: Sequence[int]) -> Tensor:
+    """Apply the adjustments to uint8 images [B, H, W, C], in this order of the positions in Jitter."""
     values = images.int()
     for which in order:
         values = PROPERTIES[which](values, jitter[which].int().view(-1, 1, 1, 1))
@@ -49,56 +51,57 @@ def jittered(images: Tensor, jitter: Jitter, order: Sequence[int]) -> Tensor:
 
 
 def brightness(values: Tensor, factor: Tensor) -> Tensor:
-    """Away from black, or towards it."""
-    return blended(torch.zeros_like(factor), values, factor)
+    """Blend with black."""
+    return blend(torch.zeros_like(factor), values, factor)
 
 
 def contrast(values: Tensor, factor: Tensor) -> Tensor:
-    """Away from the mean grey of the image."""
+    """Blend with the mean grey of the image."""
     levels = grey(values).flatten(1)
     count = levels.shape[1]
-    mean = (2 * levels.sum(1) + count) // (2 * count)  # to the nearest
-    return blended(mean.int().view(-1, 1, 1, 1), values, factor)
+    mean = (2 * levels.sum(1) + count) // (2 * count)  # rounds to the nearest integer
+    return blend(mean.int().view(-1, 1, 1, 1), values, factor)
 
 
 def saturation(values: Tensor, factor: Tensor) -> Tensor:
-    """Away from each pixel's own grey."""
-    return blended(grey(values), values, factor)
+    """Blend each pixel with its own grey."""
+    return blend(grey(values), values, factor)
 
 
-def hue(values: Tensor, turn: Tensor) -> Tensor:
-    """From red, green, blue to hue, saturation, value in 8 bits each, and back with the hue turned."""
+def hue(values: Tensor, shift: Tensor) -> Tensor:
+    """Convert RGB to HSV with 8 bits each, shift the hue, and convert back."""
     if values.shape[-1] == 1:
         return values
     red, green, blue = values.unbind(-1)
     least, value = values.amin(-1), values.amax(-1)
     spread = value - least
-    some = spread.clamp(min=1)  # without a spread all below is 0 / 1
+    some = spread.clamp(min=1)  # a grey pixel has spread 0; every quotient below is then 0 / 1
     sector = torch.where(
         red == value, green - blue, torch.where(green == value, 2 * some + blue - red, 4 * some + red - green)
-    )  # in sixths of the circle, times the spread
+    )  # position on the hue circle, in sixths of it, times the spread
     angle = LEVELS * (sector % (6 * some)) // (6 * some)
     share = LEVELS * spread // value.clamp(min=1)
-    turned = 6 * ((angle + turn.squeeze(-1)) % 256)  # 256: Pillow adds bytes, although its circle has 255 levels
-    found = []
-    for start in (5, 3, 1):  # sectors after which a channel begins to fall off from the value
-        away = (start * LEVELS + turned) % (6 * LEVELS)
+    # Modulo 256, because Pillow adds bytes, although its hue circle has 255 levels.
+    shifted = 6 * ((angle + shift.squeeze(-1)) % 256)
+    channels = []
+    for start in (5, 3, 1):  # the offset of red, green and blue on the circle, in sectors
+        away = (start * LEVELS + shifted) % (6 * LEVELS)
         fall = torch.minimum(away, 4 * LEVELS - away).clamp(0, LEVELS)
-        found.append((2 * value * (LEVELS**2 - share * fall) + LEVELS**2) // (2 * LEVELS**2))  # to the nearest
-    return torch.stack(found, -1)
+        channels.append((2 * value * (LEVELS**2 - share * fall) + LEVELS**2) // (2 * LEVELS**2))  # rounds to nearest
+    return torch.stack(channels, -1)
 
 
 PROPERTIES = (brightness, contrast, saturation, hue)
 
 
 def grey(values: Tensor) -> Tensor:
-    """[B, H, W, 1]: luma of ITU-R 601 by Pillow's whole-number weights."""
+    """Luma [B, H, W, 1] of ITU-R 601, with Pillow's integer weights."""
     if values.shape[-1] == 1:
         return values
     red, green, blue = values.split(1, -1)
     return (red * 19595 + green * 38470 + blue * 7471 + (1 << 15)) >> 16
 
 
-def blended(base: Tensor, values: Tensor, factor: Tensor) -> Tensor:
-    """base + factor (values - base), clipped, without its fraction."""
+def blend(base: Tensor, values: Tensor, factor: Tensor) -> Tensor:
+    """base + factor (values - base), truncated to an integer and clipped to 8 bits."""
     return ((base * (ONE - factor) + values * factor) >> BITS).clamp(0, 255)

@@ -1,8 +1,10 @@
-"""From prepared files to batches: a batch is a pure function of (seed, epoch, step), bit for bit on every device.
+"""Batches from prepared files. A batch is a pure function of (seed, epoch, step), bit-identical on every device.
 
-Shapes: N images of a split, B of a batch, [C, H, W] of one. Pixels stay uint8 [N, H, W, C] on the device until a batch
-is asked for. Every random draw of a sample is a hash of (seed, epoch, what for, position of the sample in its part):
-no generator has a state, so nothing needs saving and a run may start at any step.
+Pixels stay uint8 [N, H, W, C] on the device until a batch is requested. Every random value of a sample is a hash of
+(seed, epoch, purpose, position of the sample in its part). There is no generator state, so a checkpoint saves none and
+a run can start at any step.
+
+Shapes: N images in a split, B in a batch, each [C, H, W].
 """
 
 from collections.abc import Iterator
@@ -22,9 +24,9 @@ from nas.data.crops import Boxes
 from nas.data.spec import DataError, DataSpec
 from nas.records import read_record
 
-ORDER, TOP, LEFT, MIRROR, CUT_ROW, CUT_COLUMN, AREA, RATIO, COLOUR_ORDER = range(9)  # what a draw is for
-COLOURS = range(9, 13)  # and each of the four of Jitter
-GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # splitmix64's increment and multipliers, as signed numbers
+ORDER, TOP, LEFT, MIRROR, CUT_ROW, CUT_COLUMN, AREA, RATIO, COLOUR_ORDER = range(9)  # purposes of random values
+COLOURS = range(9, 13)  # the purposes for the four fields of Jitter
+GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # splitmix64's increment and multipliers, as signed integers
 FACTORS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 
 
@@ -34,7 +36,7 @@ class ImageSet:
 
     images: Tensor  # uint8 [N, H, W, C]
     labels: Tensor  # int64 [N]
-    indices: Tensor  # int64 [N], position of each sample in its part
+    indices: Tensor  # int64 [N]: position of each sample in its part
     spec: DataSpec
 
     def __len__(self) -> int:
@@ -47,13 +49,18 @@ class Batch(NamedTuple):
 
 
 def load_split(folder: Path, name: str, device: torch.device) -> ImageSet:
-    """The split `name` (search_train, search_valid, retrain or test) of the prepared files in `folder`.
+    """Load a split from the prepared files.
 
-    Only the file of the split's own part is opened: a stage that trains never reads a test image.
+    Only the file of the split's own part is opened, so a stage that trains never reads a test image.
+
+    Args:
+        folder: The folder that the prepare stage wrote.
+        name: search_train, search_valid, retrain or test.
+        device: Where the tensors are placed.
 
     Raises:
         RecordError: spec.json or the split's record is missing.
-        DataError: the files do not belong together.
+        DataError: The files are inconsistent.
     """
     spec = DataSpec.read(folder)
     record = folder / "splits" / f"{name}.json"
@@ -62,7 +69,8 @@ def load_split(folder: Path, name: str, device: torch.device) -> ImageSet:
     images, labels = _read_part(folder / f"{part}.safetensors", part, spec)
     if len(indices) == 0 or not 0 <= int(indices.min()) <= int(indices.max()) < len(labels):
         raise DataError(
-            f"{record}: the split reaches outside the {len(labels)} images of '{part}'. Run `dvc repro -f prepare`."
+            f"{record}: expected positions from 0 to {len(labels) - 1}, the images of '{part}', but the split is empty"
+            " or exceeds them. Run `dvc repro -f prepare`."
         )
     return ImageSet(images[indices].to(device), labels[indices].to(device), indices.to(device), spec)
 
@@ -80,16 +88,19 @@ def _read_part(path: Path, part: str, spec: DataSpec) -> tuple[Tensor, Tensor]:
         raise DataError(f"{path}: not the images of '{part}' ({error}). Run `dvc repro -f prepare`.") from None
     if list(images.shape) != expected or images.dtype != torch.uint8 or len(labels) != len(images):
         raise DataError(
-            f"{path}: found {images.dtype} {list(images.shape)} with {len(labels)} labels, expected torch.uint8"
-            f" {expected} (spec.json). Run `dvc repro -f prepare`."
+            f"{path}: found {images.dtype} {list(images.shape)} with {len(labels)} labels, but spec.json says"
+            f" torch.uint8 {expected}. Run `dvc repro -f prepare`."
         )
     return images, labels
 
 
 def draw(*words: int | Tensor) -> Tensor:
-    """64 hashed bits, as int64, for a tuple of whole numbers and (last) tensors of them: the shape these broadcast to.
+    """Hash integers to 64 random bits, as int64.
 
-    Folds splitmix64 (Steele, Lea, Flood 2014) over the words; int64 arithmetic wraps around on every device.
+    The hash folds splitmix64 (Steele, Lea, Flood 2014) over the words; int64 arithmetic wraps around on every device.
+
+    Args:
+        words: Integers, then int64 tensors. The result has the shape to which the tensors broadcast.
     """
     state: Tensor = torch.zeros((), dtype=torch.int64)
     for word in words:
@@ -101,35 +112,43 @@ def draw(*words: int | Tensor) -> Tensor:
 
 
 def _shifted(bits: Tensor, by: int) -> Tensor:
-    """Logical shift to the right: torch's own copies the sign."""
+    """Logical right shift. PyTorch's `>>` is arithmetic: it copies the sign bit."""
     return (bits >> by) & ((1 << (64 - by)) - 1)
 
 
 def below(bits: Tensor, limit: int | Tensor) -> Tensor:
-    """Hashed bits to whole numbers 0 .. limit - 1, uniform to within limit / 2^31."""
+    """Convert random bits to integers from 0 to limit - 1, uniform up to a relative error of limit / 2^31."""
     return (_shifted(bits, 33) * limit) >> 31
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What an epoch does to each sample, in the order of the batches: tensors [N]."""
+    """The order and the augmentation of an epoch's samples: tensors [N], sorted in the order of the batches."""
 
     epoch: int
-    order: Tensor  # position in the set
+    order: Tensor  # index of the sample in the split
     labels: Tensor
-    top: Tensor  # corner of the crop in the padded image
+    top: Tensor  # upper left corner of the crop in the padded image
     left: Tensor
     mirror: Tensor  # bool
-    cut_row: Tensor  # centre of the square that is cut out
+    cut_row: Tensor  # centre of the cutout square
     cut_column: Tensor
-    boxes: Boxes | None  # that are stretched to the whole, in place of the crop of the padded image
+    boxes: Boxes | None  # for resized crops, which replace the crop of the padded image
     jitter: Jitter | None
 
 
 class Stream:
-    """Batches of a split. With `augment`, shuffled and augmented anew each epoch; without, as they lie (evaluation).
+    """Batches of a split.
 
-    A last batch of one image joins the batch before it, because batch norm needs two.
+    With `augment`, samples are shuffled and augmented differently in each epoch. Without, they keep the order of the
+    file and are only normalised, for evaluation. A last batch of one image is merged into the batch before it, because
+    batch norm needs at least two.
+
+    Args:
+        data: The samples.
+        batch: Images per batch.
+        augment: The section of params.yaml, or None for evaluation.
+        seed: Seed of order and augmentation.
     """
 
     def __init__(self, data: ImageSet, batch: int, augment: config.Augment | None, seed: int) -> None:
@@ -138,7 +157,7 @@ class Stream:
         count, device = len(data), data.images.device
         self.steps = max(1, -(-count // batch) - (batch > 1 and count % batch == 1))
         per_pixel = self.height * self.width
-        # One value per entry of an image: a broadcast over three channels is several times slower on a CPU.
+        # One value per entry of an image, because broadcasting over three channels is several times slower on a CPU.
         self._mean = torch.tensor([255 * m for m in data.spec.mean], device=device).repeat(per_pixel)
         self._scale = torch.tensor([1 / (255 * s) for s in data.spec.std], device=device).repeat(per_pixel)
         self._rows = torch.arange(self.height, device=device)
@@ -150,34 +169,34 @@ class Stream:
         self._plan: _Plan | None = None
         if augment and augment.color_jitter and channels not in (1, 3):
             raise DataError(
-                f"augment.color_jitter: found images of {channels} channels, expected 1 or 3 (grey, or red, green and"
-                " blue); set it to null."
+                f"augment.color_jitter: expected images of 1 or 3 channels (grey or RGB), found {channels} channels;"
+                " set it to null."
             )
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from step `start` on."""
+        """The batches of an epoch, starting at step `start`."""
         return (self.batch(epoch, step) for step in range(start, self.steps))
 
     def batch(self, epoch: int, step: int) -> Batch:
-        """Batch `step` of `epoch`; nothing in here waits for the device. Raises IndexError past the last step."""
+        """Batch `step` of `epoch`, without a host-device sync. Raises IndexError if the epoch has no such step."""
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} of an epoch with {self.steps} steps")
         stop = len(self.data) if step == self.steps - 1 else (step + 1) * self.size
-        part = slice(step * self.size, stop)
+        samples = slice(step * self.size, stop)
         if self.augment is None:
-            return Batch(self._finished(self.data.images[part]), self.data.labels[part])
+            return Batch(self._normalise(self.data.images[samples]), self.data.labels[samples])
         plan = self._plan_of(epoch)
-        images = self._cropped(plan, part)
+        images = self._crop(plan, samples)
         if plan.jitter is not None:
-            images = colours.jittered(images, plan.jitter.part(part), self._colour_order(epoch, step))
-        return Batch(self._finished(images, plan, part), plan.labels[part])
+            images = colours.adjust(images, plan.jitter.select(samples), self._colour_order(epoch, step))
+        return Batch(self._normalise(images, plan, samples), plan.labels[samples])
 
     def _plan_of(self, epoch: int) -> _Plan:
         if self._plan is None or self._plan.epoch != epoch:
-            self._plan = self._planned(epoch)
+            self._plan = self._make_plan(epoch)
         return self._plan
 
-    def _planned(self, epoch: int) -> _Plan:
+    def _make_plan(self, epoch: int) -> _Plan:
         order = draw(self.seed, epoch, ORDER, self.data.indices).argsort(stable=True)
         samples = self.data.indices[order]
 
@@ -205,7 +224,7 @@ class Stream:
         area, ratio = (draw(self.seed, epoch, purpose, tries, samples) for purpose in (AREA, RATIO))
         share = low + (high - low) * (_shifted(area, 33).double() / 2**31)
         roots = torch.tensor(crops.ROOTS, dtype=torch.float64).to(samples.device, non_blocking=True)
-        height, width = crops.sizes(share, roots[below(ratio, len(roots))], self.height, self.width)
+        height, width = crops.box_sizes(share, roots[below(ratio, len(roots))], self.height, self.width)
         top, left = (draw(self.seed, epoch, purpose, samples) for purpose in (TOP, LEFT))
         return Boxes(below(top, self.height + 1 - height), below(left, self.width + 1 - width), height, width)
 
@@ -222,36 +241,39 @@ class Stream:
 
     def _colour_order(self, epoch: int, step: int) -> tuple[int, ...]:
         orders = list(permutations(range(len(COLOURS))))
-        return orders[int(below(draw(self.seed, epoch, COLOUR_ORDER, step), len(orders)))]  # no device has part in it
+        return orders[int(below(draw(self.seed, epoch, COLOUR_ORDER, step), len(orders)))]  # computed on the CPU
 
-    def _cropped(self, plan: _Plan, part: slice) -> Tensor:
-        """Padding, random crop and mirror as one gather of whole pixels: uint8 [B, H, W, C]; or a resized crop."""
+    def _crop(self, plan: _Plan, samples: slice) -> Tensor:
+        """Crop and mirror at random: uint8 [B, H, W, C]. The crop of a padded image is one gather of whole pixels."""
         assert self.augment is not None
         if plan.boxes is not None:
-            mirror = plan.mirror[part] if self.augment.flip else None
-            return crops.stretched(self.data.images, plan.order[part], plan.boxes.part(part), mirror)
+            mirror = plan.mirror[samples] if self.augment.flip else None
+            return crops.crop_and_resize(self.data.images, plan.order[samples], plan.boxes.select(samples), mirror)
         height, width, channels = self._padded.shape[1:]
-        columns = self._columns.expand(len(plan.top[part]), -1)
+        columns = self._columns.expand(len(plan.top[samples]), -1)
         if self.augment.flip:
-            columns = torch.where(plan.mirror[part, None], self.width - 1 - columns, columns)
-        rows = plan.order[part, None] * height + plan.top[part, None] + self._rows
-        pixels = (rows * width + plan.left[part, None])[:, :, None] + columns[:, None, :]
+            columns = torch.where(plan.mirror[samples, None], self.width - 1 - columns, columns)
+        rows = plan.order[samples, None] * height + plan.top[samples, None] + self._rows
+        pixels = (rows * width + plan.left[samples, None])[:, :, None] + columns[:, None, :]
         gathered = self._padded.view(-1, channels).index_select(0, pixels.flatten())
         return gathered.view(-1, self.height, self.width, channels)
 
-    def _finished(self, images: Tensor, plan: _Plan | None = None, part: slice = slice(None)) -> Tensor:
-        """uint8 [B, H, W, C] to normalised float32 [B, C, H, W], the square cut out when there is a plan for it."""
-        # Subtract, then multiply: two rounded steps are the same bits everywhere, a fused one is not.
+    def _normalise(self, images: Tensor, plan: _Plan | None = None, samples: slice = slice(None)) -> Tensor:
+        """uint8 [B, H, W, C] to normalised float32 [B, C, H, W]; with a plan, cutout is applied too."""
+        # Subtract, then multiply: two separately rounded steps give the same bits on every device, a fused one may not.
         values = images.flatten(1).float().sub_(self._mean).mul_(self._scale)
         if plan is not None and self.augment is not None and self.augment.cutout:
-            rows = self._inside(self._rows, plan.cut_row[part, None])
-            columns = self._inside(self._entry_columns, plan.cut_column[part, None])
+            rows = self._inside(self._rows, plan.cut_row[samples, None])
+            columns = self._inside(self._entry_columns, plan.cut_column[samples, None])
             by_row = values.view(len(images), self.height, -1)
             by_row.masked_fill_(rows[:, :, None] & columns[:, None, :], 0.0)
         return values.view(images.shape).permute(0, 3, 1, 2)
 
     def _inside(self, positions: Tensor, centres: Tensor) -> Tensor:
-        """[B, n]: positions in [centre - half, centre + half), the box of quark0/darts; an odd side loses a pixel."""
+        """Which positions are in [centre - half, centre + half): bool [B, n].
+
+        This is the square of quark0/darts. An odd `cutout` cuts one pixel less than its value.
+        """
         assert self.augment is not None
         half = self.augment.cutout // 2
         return (positions >= centres - half) & (positions < centres + half)

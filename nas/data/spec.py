@@ -1,4 +1,4 @@
-"""What a prepared data set is: its form and statistics. Free of torch, so that every stage may read it."""
+"""Shape, classes and statistics of a prepared data set. Does not import torch, so that every stage can read it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 
 class DataError(ValueError):
-    """Data that cannot be used; the message names file or key, what was found, what was expected, what to do."""
+    """Data that cannot be used. The message names the file or key, what was found, what was expected and what to do."""
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """`shape` is [C, H, W] after padding; `mean` and `std` are per channel, of train pixels / 255 before it."""
+    """The facts of a prepared data set that networks and batches need."""
 
     name: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, int, int]  # [C, H, W], after padding
     classes: int
     class_names: tuple[str, ...]
-    mean: tuple[float, ...]
+    mean: tuple[float, ...]  # per channel, of the train part's pixels / 255 before padding
     std: tuple[float, ...]
     counts: Mapping[str, int]  # part -> number of images
 
@@ -40,18 +40,18 @@ class DataSpec:
         return cls.from_dict(read_record(folder / "spec.json", "data"))
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it: `DataSpec.from_dict` gives an equal one back."""
+        """Convert to JSON types; `DataSpec.from_dict` is the inverse."""
         body = asdict(self)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in body.items()}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """The spec in a record; other keys are left alone. Raises DataError when one is missing."""
+        """Read the spec from a record, ignoring other keys. Raises DataError if a key is missing."""
         names = [field.name for field in fields(cls)]
         missing = [name for name in names if name not in value]
         if missing:
             raise DataError(
-                f"data spec: found no {', '.join(missing)}; expected {', '.join(names)}. Run `dvc repro -f prepare`."
+                f"data spec: found no {', '.join(missing)}, expected {', '.join(names)}. Run `dvc repro -f prepare`."
             )
         channels, height, width = value["shape"]
         return cls(

@@ -1,1 +1,2 @@
-"""How a network runs and learns: placement, CUDA graphs, tasks and schedules. Knows no method and no space."""
+"""Running and training a network: device placement, CUDA graphs, losses and schedules. Independent of methods and
+search spaces."""

@@ -1,6 +1,6 @@
-"""Where and how a network runs: device, memory layout, arithmetic, form of convolutions. The one place that decides it.
+"""Where and how a network runs: device, memory layout, precision and the form of its convolutions.
 
-Every network and batch lies in channels-last; bench/ has the measurements.
+Only this module decides these. Every network and every batch uses the channels-last layout; bench/ measures it.
 """
 
 import gc
@@ -13,21 +13,24 @@ from torch import Tensor, nn
 from nas.config.params import Runtime
 from nas.engine.graphs import Graphs
 
-SMALL = 2**19  # multiplications of a 1x1 convolution of the map
+SMALL = 2**19  # B * C * H * W * C: multiplications of a 1x1 convolution that keeps the channels
 
 
 def place(network: nn.Module, device: torch.device, precision: str, graphs: bool = False) -> nn.Module:
-    """The network on the device, channels last; it gives float32 logits whatever it computes in.
+    """Move the network to the device in channels-last layout. It returns float32 logits in either precision.
 
-    With `bf16` its forward pass runs under autocast: matrix products and convolutions in bfloat16 (and so their
-    gradients), sums and the weights themselves in float32. With `graphs` training passes on a GPU are recorded and
-    replayed (nas.engine.graphs).
+    Args:
+        network: Changed in place and returned.
+        device: The device to run on.
+        precision: `float32`, or `bf16`: the forward pass runs under autocast, so matrix products, convolutions and
+            their gradients use bfloat16, while sums and the weights use float32.
+        graphs: Record training passes on a GPU and replay them (nas.engine.graphs).
     """
     network = network.to(device).to(memory_format=torch.channels_last)
     if precision == "bf16":
-        setattr(network, "forward", _cast(network.forward, device))  # noqa: B010 (mypy minds a method that is assigned)
+        setattr(network, "forward", _cast(network.forward, device))  # noqa: B010 (mypy refuses to assign a method)
     if graphs:
-        gc.collect()  # a network that this one replaces holds its recordings, and they it
+        gc.collect()  # frees a replaced network now: it and its recordings refer to each other
         setattr(network, "forward", Graphs(network))  # noqa: B010
     return network
 
@@ -47,15 +50,19 @@ def _float32(outputs: Any) -> Any:
 
 
 def prefers_merged(x: Tensor) -> bool:
-    """Whether a depthwise convolution and the 1x1 behind it become one dense kernel in a supernet, for x [B, C, H, W].
+    """Whether a supernet merges a depthwise convolution and the 1x1 convolution after it into one dense kernel.
 
-    Measured: where a matrix unit does its arithmetic, and for maps so small that the number of kernels is what costs.
+    Measured to be faster where a matrix unit does the arithmetic, and for feature maps so small that the number of
+    kernels dominates the time.
+
+    Args:
+        x: The input of the convolutions, [B, C, H, W].
     """
     return x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or x.numel() * x.shape[1] < SMALL
 
 
 def describe(runtime: Runtime, device: torch.device) -> str:
-    """One line for the log: what the network runs on, and by which kernels."""
+    """One line for the log: the device, the precision and the kernels."""
     if device.type == "cuda":
         where = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
     else:

@@ -1,4 +1,4 @@
-"""What is learnt: the loss and the figure of merit. Methods and loops know a task, never its kind.
+"""Tasks: a loss and a count of correct predictions. Methods and training loops use only this interface.
 
 Shapes: logits [B, classes], targets int64 [B].
 """
@@ -13,6 +13,8 @@ from torch.nn.functional import cross_entropy
 
 @dataclass(frozen=True)
 class Classification:
+    """Image classification with cross entropy."""
+
     label_smoothing: float = 0.0
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -20,13 +22,13 @@ class Classification:
         return cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Number of hits in the batch, as an int64 scalar on the device: no host synchronisation."""
+        """Number of correct predictions in the batch: an int64 scalar that stays on the device, without a sync."""
         return (logits.argmax(-1) == targets).sum()
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Sums over images, kept on the device so that no step waits for it."""
+    """Loss and correct predictions, summed over images. The sums stay on the device, so no step waits for them."""
 
     loss: Tensor
     correct: Tensor
@@ -34,6 +36,7 @@ class Tally:
 
     @staticmethod
     def of(loss: Tensor, correct: Tensor, images: int) -> "Tally":
+        """The tally of one batch, from its mean loss."""
         return Tally(loss.detach().double() * images, correct, images)
 
     def __add__(self, other: "Tally") -> "Tally":
@@ -45,7 +48,7 @@ class Tally:
 
 
 def judge(forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], task: Classification) -> Tally:
-    """Loss and hits over batches, without gradients."""
+    """Loss and correct predictions over all batches, without gradients."""
     with torch.no_grad():
         tallies = []
         for images, labels in batches:

@@ -16,7 +16,7 @@ from nas.contracts import ImageForm, Space
 from nas.data.dataset import Batch, ImageSet, Stream
 from nas.data.spec import DataSpec
 from nas.engine.placement import place
-from nas.engine.schedules import cosine, drop_path, exponential, linear, one_cycle, warmed
+from nas.engine.schedules import cosine, drop_path, exponential, linear, one_cycle, warmup_from_zero
 from nas.engine.tasks import Classification, Tally, judge
 from nas.records import canonical, replacing
 from nas.training.checkpoint import Checkpoint
@@ -234,7 +234,7 @@ def learning_rate(epoch: int, recipe: Retrain) -> float:
             planned = exponential(epoch, recipe.lr)
         case "one_cycle":
             planned = one_cycle(epoch, recipe.epochs, recipe.warmup_epochs, recipe.lr, recipe.lr_min)
-    return warmed(epoch, recipe.warmup_epochs, recipe.lr, planned)
+    return warmup_from_zero(epoch, recipe.warmup_epochs, recipe.lr, planned)
 
 
 def measure(network: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:

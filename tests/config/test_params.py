@@ -19,7 +19,7 @@ SEARCH, DERIVE = sections()
 
 
 def parse(**changes):
-    """The digits preset with some keys changed: `search__common__epochs=3`; None values stay None."""
+    """The digits preset with some keys changed, for instance `search__common__epochs=3`."""
     tree = copy.deepcopy(TREE)
     for name, value in changes.items():
         *above, key = name.split("__")
@@ -84,10 +84,10 @@ def test_every_section_is_frozen():
         ({"data__splits__xyz": "train"}, "'data.splits.xyz' is not a known key. Known: retrain, search_train, "),
     ],
 )
-def test_an_unknown_key_is_named_with_its_place_a_guess_and_the_known_ones(changes, message):
-    found = refused(**changes)
-    assert found.startswith(f"params.yaml: {message}")
-    assert "\n" not in found
+def test_an_unknown_key_is_reported_with_its_path_a_suggestion_and_the_known_keys(changes, message):
+    error = refused(**changes)
+    assert error.startswith(f"params.yaml: {message}")
+    assert "\n" not in error
 
 
 @pytest.mark.parametrize(
@@ -114,14 +114,17 @@ def test_no_key_has_a_default(key):
         ({"runtime__device": "gpu"}, "'runtime.device' is 'gpu': input should be 'cpu' or 'cuda'."),
         ({"seeds": []}, "'seeds' is []: list should have at least 1 item after validation, not 0."),
         ({"retrain__seeds": [2**31]}, "'retrain.seeds.0' is 2147483648: input should be less than 2147483648."),
-        ({"seeds": [1, 1]}, "'seeds' is [1, 1]: a value stands twice."),
-        ({"methods": ["darts", "darts"]}, "'methods' is ['darts', 'darts']: a value stands twice."),
+        ({"seeds": [1, 1]}, "'seeds' is [1, 1]: expected distinct values, found a value more than once."),
+        (
+            {"methods": ["darts", "darts"]},
+            "'methods' is ['darts', 'darts']: expected distinct values, found a value more than once.",
+        ),
         (
             {"search__common__lr_warmup_epochs": 3},
-            "'search.common': 'lr_warmup_epochs' is 3: expected less than the 3 epochs.",
+            "'search.common': 'lr_warmup_epochs' is 3: expected less than 'epochs', 3.",
         ),
-        ({"search__common__lr_min": 0.5}, "'search.common': 'lr_min' is 0.5: expected at most the 0.025 of 'lr'."),
-        ({"retrain__warmup_epochs": 10}, "'retrain': 'warmup_epochs' is 10: expected less than the 10 epochs."),
+        ({"search__common__lr_min": 0.5}, "'search.common': 'lr_min' is 0.5: expected at most 'lr', 0.025."),
+        ({"retrain__warmup_epochs": 10}, "'retrain': 'warmup_epochs' is 10: expected less than 'epochs', 10."),
         (
             {"search__darts__warmup_epochs": 3},
             "'search.darts': 'warmup_epochs' is 3: expected less than the 3 of 'search.common.epochs', or alpha never "
@@ -129,19 +132,19 @@ def test_no_key_has_a_default(key):
         ),
         (
             {"retrain": TREE["retrain"] | {"schedule": "linear", "epochs": 5}},
-            "'retrain': 'epochs' is 5: schedule linear has a tail of 5, expected more.",
+            "'retrain': 'epochs' is 5: expected more than 5, the length of the last phase of schedule linear.",
         ),
         (
             {"retrain": TREE["retrain"] | {"schedule": "exponential", "lr_min": 0.1}},
-            "'retrain': 'lr_min' is 0.1: schedule exponential has no least lr, expected 0.0.",
+            "'retrain': 'lr_min' is 0.1: expected 0.0, because schedule exponential does not use it.",
         ),
         (
             {"retrain__augment__resized_crop": [0.5, 1.0]},
-            "'retrain.augment': 'crop_padding' is 1: expected 0 beside 'resized_crop', another crop.",
+            "'retrain.augment': 'crop_padding' is 1: expected 0, because 'resized_crop' replaces the padded crop.",
         ),
         (
             {"retrain__augment__resized_crop": [1.0, 0.5]},
-            "'retrain.augment': 'resized_crop' is [1.0, 0.5]: expected the smaller share of the area first.",
+            "'retrain.augment': 'resized_crop' is [1.0, 0.5]: expected the smaller area share first.",
         ),
         (
             {"retrain__augment__resized_crop": [0.0, 0.5]},
@@ -157,7 +160,7 @@ def test_no_key_has_a_default(key):
         ),
     ],
 )
-def test_an_impossible_value_is_named_with_what_is_allowed(changes, message):
+def test_an_invalid_value_is_reported_with_what_is_allowed(changes, message):
     assert refused(**changes).splitlines()[0] == f"params.yaml: {message}"
 
 
@@ -175,34 +178,34 @@ def test_an_impossible_value_is_named_with_what_is_allowed(changes, message):
         ({"search": None}, "'search' is None: input should be a valid dictionary."),
     ],
 )
-def test_a_value_of_another_type_is_not_converted(changes, message):
+def test_no_type_is_converted(changes, message):
     assert refused(**changes) == f"params.yaml: {message}"
 
 
-def test_a_whole_number_is_taken_where_a_float_is_meant():
+def test_an_integer_is_accepted_where_a_float_is_expected():
     assert parse(retrain__lr=1).retrain.lr == 1.0
 
 
-def test_every_wrong_key_has_its_line():
+def test_every_invalid_key_has_its_own_line():
     lines = refused(retrain__epochs=0, evaluate__bacth=3, runtime__threads="two").splitlines()
     assert [line.split("'")[1] for line in lines] == ["runtime.threads", "retrain.epochs", "evaluate.bacth"]
 
 
 @pytest.mark.parametrize("name", ["search_train", "search_valid", "retrain"])
 @pytest.mark.parametrize("text", ["test", "test[:50%]"])
-def test_only_evaluate_may_read_the_test_part(name, text):
-    assert f"'{name}' may not read the test part: only evaluate opens it." in refused(**{f"data__splits__{name}": text})
+def test_only_the_test_split_may_read_the_test_part(name, text):
+    message = f"'{name}' is '{text}': expected a slice of train, because only the evaluate stage reads the test part."
+    assert message in refused(**{f"data__splits__{name}": text})
 
 
-def test_the_test_split_lies_in_the_test_part():
-    assert "'test' must be a slice of the test part." in refused(data__splits__test="train[50%:]")
+def test_the_test_split_is_a_slice_of_the_test_part():
+    assert "'test' is 'train[50%:]': expected a slice of test." in refused(data__splits__test="train[50%:]")
     assert parse(data__splits__test="test[:10]").data.splits.test == "test[:10]"
 
 
 @pytest.mark.parametrize("text", ["valid", "train[50%]", "train[:101%]", "train[-5:]", "train[a:]", "train[:5%", ""])
-def test_a_split_has_a_known_form(text):
-    found = refused(data__splits__retrain=text)
-    assert found.startswith(f"params.yaml: 'data.splits.retrain' is {text!r}: ")
+def test_a_malformed_slice_is_refused(text):
+    assert refused(data__splits__retrain=text).startswith(f"params.yaml: 'data.splits.retrain' is {text!r}: ")
 
 
 @pytest.mark.parametrize(
@@ -217,7 +220,7 @@ def test_a_split_has_a_known_form(text):
         (3, "'data.splits.retrain' is 3: "),
     ],
 )
-def test_a_drawn_split_names_file_array_and_checksum(split, message):
+def test_a_split_from_a_file_names_file_array_and_checksum(split, message):
     assert f"params.yaml: {message}" in refused(data__splits__retrain=split)
 
 
@@ -233,13 +236,13 @@ def test_a_drawn_split_names_file_array_and_checksum(split, message):
         ({"search__is_nas__eps": [0, "a"]}, "'search.is_nas.eps.1' is 'a': input should be a valid number."),
     ],
 )
-def test_a_key_that_may_be_several_things_has_one_line(changes, message):
-    found = refused(**changes)
-    assert message in found
-    assert len(found.splitlines()) == 1
+def test_a_key_of_several_types_has_one_error_line(changes, message):
+    error = refused(**changes)
+    assert message in error
+    assert len(error.splitlines()) == 1
 
 
-def test_a_fault_within_one_of_several_forms_is_named_by_its_key():
+def test_an_error_inside_one_of_several_types_names_its_key():
     lines = refused(search__asng__cost_at={"cells": 20, "channels": 36, "stems": "cifar"}).splitlines()
     assert lines[0] == "params.yaml: 'search.asng.cost_at.stem' is missing."
     assert lines[1].startswith(
@@ -247,24 +250,25 @@ def test_a_fault_within_one_of_several_forms_is_named_by_its_key():
     )
 
 
-def test_the_best_of_more_epochs_than_there_are_is_refused():
-    assert "'best_of_last' is 11: expected at most the 10 epochs" in refused(retrain__best_of_last=11)
+def test_best_of_last_is_at_most_the_number_of_epochs():
+    assert "'best_of_last' is 11: expected at most 'epochs', 10" in refused(retrain__best_of_last=11)
 
 
-def test_arrays_and_folders_take_a_checksum_and_nothing_else_does():
-    message = "params.yaml: 'data': 'sha256' is for name: arrays and name: folder; leave it null."
-    assert refused(data__sha256="0" * 64) == message
+def test_only_arrays_and_folders_take_a_checksum():
+    message = f"'sha256' is {'0' * 64}: expected null, because 'name' is neither arrays nor folder."
+    assert refused(data__sha256="0" * 64) == f"params.yaml: 'data': {message}"
     for name in ("arrays", "folder"):
         assert parse(data__name=name, data__sha256="0" * 64).data.sha256 == "0" * 64
-        assert parse(data__name=name).data.sha256 is None  # prepare says what it is
+        assert parse(data__name=name).data.sha256 is None  # the prepare stage then reports it
     assert "'data.sha256' is 'abc'" in refused(data__name="arrays", data__sha256="abc")
-    assert "'image_size' is for name: folder" in refused(data__image_size=32)
+    message = "'image_size' is 32: expected null, because 'name' is not folder."
+    assert refused(data__image_size=32) == f"params.yaml: 'data': {message}"
 
 
-def test_a_method_must_be_known_built_in_and_have_its_sections():
-    assert "'methods' names 'dart', which is no method." in refused(methods=["dart"])
-    assert refused(methods=["lfr-darts"]).endswith("Did you mean 'lfr_darts'?")
-    with pytest.raises(ParamsError, match=r"'methods' names 'darts', which is no method\. Known: random\."):
+def test_a_method_must_be_known_and_have_its_sections():
+    assert "'methods' contains 'dart', which is not a known method." in refused(methods=["dart"])
+    assert "Did you mean 'lfr_darts'? Known: " in refused(methods=["lfr-darts"])
+    with pytest.raises(ParamsError, match=r"'methods' contains 'darts', which is not a known method\. Known: random\."):
         parse_config(
             {**TREE, "search": {k: TREE["search"][k] for k in ("common", "random")},
              "derive": {"random": TREE["derive"]["random"]}},
@@ -276,7 +280,7 @@ def test_a_method_must_be_known_built_in_and_have_its_sections():
         without("derive.darts")
 
 
-def test_a_method_that_is_not_asked_for_needs_no_section_but_a_valid_one():
+def test_the_section_of_an_unused_method_may_be_missing_but_not_invalid():
     tree = {**TREE, "methods": ["random"], "search": {k: TREE["search"][k] for k in ("common", "random")}}
     assert parse_config(tree, SEARCH, DERIVE).methods == ("random",)
     assert "'search.darts.alpha_lr' is -1" in refused(methods=["random"], search__darts__alpha_lr=-1)
@@ -289,12 +293,12 @@ def test_runs_are_in_the_order_of_the_table():
 
 
 @given(st.sampled_from(["random", "darts", "lfr_darts", "is_nas"]), st.integers(0, 2**31 - 1))
-def test_run_keys_come_back(method, seed):
+def test_parsing_a_run_key_returns_its_method_and_seed(method, seed):
     assert parse_run_key(run_key(method, seed)) == (method, seed)
 
 
 @pytest.mark.parametrize("key", ["darts", "darts-", "-3", "darts-x", "", "darts-0.5"])
-def test_what_is_no_run_key_is_refused(key):
+def test_an_invalid_run_key_is_refused(key):
     with pytest.raises(ParamsError, match=f"'{key}' is not a run key: expected <method>-<seed>"):
         parse_run_key(key)
 
@@ -318,7 +322,7 @@ def test_a_slice_has_bounds(text, bounds):
 
 
 @given(st.integers(1, 99), st.integers(2, 10_000))
-def test_two_shares_meet_without_gap_or_overlap(percent, count):
+def test_slices_up_to_and_from_a_percentage_leave_no_gap_and_no_overlap(percent, count):
     if count * percent // 100:
         assert (
             Slice.parse(f"train[:{percent}%]").bounds(count)[1] == Slice.parse(f"train[{percent}%:]").bounds(count)[0]
@@ -348,14 +352,14 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", "key 'a' stands twice (line 1 and below)"),
-        ("s:\n  x: 1\n  y: {z: 1, z: 2}\n", "key 'z' stands twice (line 3 and below)"),
+        ("a: 1\nb: 2\na: 3\n", "key 'a' appears more than once in the mapping at line 1"),
+        ("s:\n  x: 1\n  y: {z: 1, z: 2}\n", "key 'z' appears more than once in the mapping at line 3"),
         ("a: b: c", "not valid YAML: "),
         ("- 1\n- 2\n", "expected a mapping of sections, found list"),
         ("", "expected a mapping of sections, found NoneType"),
     ],
 )
-def test_a_faulty_file_is_named(tmp_path, text, message):
+def test_an_invalid_file_is_named(tmp_path, text, message):
     path = yaml_file(tmp_path, text)
     with pytest.raises(ParamsError) as caught:
         read_yaml(path)
@@ -374,7 +378,7 @@ def test_an_error_names_the_file_it_was_read_from(tmp_path):
     assert f"{path}: 'retrain' is missing." in str(caught.value).splitlines()
 
 
-def test_a_bad_element_of_a_list_is_told_once_and_not_as_a_list_too_short():
+def test_an_invalid_element_of_a_list_is_reported_once_and_not_as_a_list_too_short():
     digits = Path(__file__).parents[2] / "presets" / "digits.yaml"
     tree = {**read_yaml(digits), "seeds": [-1]}
     with pytest.raises(ParamsError) as error:
@@ -393,9 +397,9 @@ def test_a_table_is_a_file_and_its_checksum():
     assert "'evaluate.table.sha256' is missing" in refused(evaluate__table={"path": "t.csv"})
 
 
-def test_without_retraining_a_table_has_to_judge():
+def test_without_retraining_a_benchmark_table_is_required():
     message = refused(retrain__seeds=[])
-    assert "'retrain.seeds' is empty and 'evaluate.table' is null, so nothing would judge what is found" in message
+    assert "'retrain.seeds' is [] and 'evaluate.table' is null, so the derived architectures would not be" in message
 
 
 def test_without_retraining_every_method_searches_where_the_table_is():

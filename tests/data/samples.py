@@ -1,4 +1,4 @@
-"""Small sections and data sets that the tests of this room share."""
+"""Small data sets, and sections of params.yaml for them, for the tests of nas.data."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def section(splits: dict[str, Any] | None = None, **changes: Any) -> Data:
 def random_arrays(
     train: int = 24, test: int = 6, form: tuple[int, ...] = (8, 8, 3), classes: int = 3
 ) -> dict[str, Any]:
-    """The four arrays of an .npz source; labels go round, pixels are random."""
+    """The four arrays of an .npz source, with labels 0, 1, 2, 0, 1, ... and random pixels."""
     generator = np.random.default_rng(0)
     arrays: dict[str, Any] = {}
     for part, count in (("train", train), ("test", test)):
@@ -39,7 +39,7 @@ def random_arrays(
 
 
 def saved(folder: Path, arrays: dict[str, Any], **changes: Any) -> Data:
-    """Write the arrays to an .npz file and return the section that names it."""
+    """Write the arrays to an .npz file, and return the section that describes it."""
     path = folder / "set.npz"
     np.savez(path, **arrays)
     return section(name="arrays", root=str(path), sha256=file_sha256(path), **changes)

@@ -26,7 +26,7 @@ COLOURS = Augment(crop_padding=2, resized_crop=None, flip=True, color_jitter=(0.
 
 
 def image_set(count: int = 23, form: tuple[int, int, int] = (8, 10, 3), seed: int = 0) -> ImageSet:
-    """Random pictures [N, H, W, C] whose positions in their part are 3, 10, 17, ..."""
+    """Random images [N, H, W, C] whose positions in their part are 3, 10, 17, ..."""
     height, width, channels = form
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (count, *form), generator=generator, dtype=torch.uint8)
@@ -38,7 +38,7 @@ def image_set(count: int = 23, form: tuple[int, int, int] = (8, 10, 3), seed: in
 
 
 def epoch_of(stream: Stream, epoch: int, start: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """All images and labels of an epoch, in the order of its batches."""
+    """All images and labels of an epoch, in the order of the batches."""
     images, labels = zip(*stream.epoch(epoch, start), strict=True)
     return torch.cat(images), torch.cat(labels)
 
@@ -47,7 +47,7 @@ def epoch_of(stream: Stream, epoch: int, start: int = 0) -> tuple[torch.Tensor, 
 
 
 def splitmix(words: tuple[int, ...]) -> int:
-    """The same fold with Python's unbounded numbers."""
+    """The same hash, computed with Python's unbounded integers."""
     mask, state = 2**64 - 1, 0
     for word in words:
         state = (state + (word + 1) * 0x9E3779B97F4A7C15) & mask
@@ -58,7 +58,7 @@ def splitmix(words: tuple[int, ...]) -> int:
 
 
 @given(st.lists(st.integers(0, 2**40), min_size=1, max_size=4))
-def test_draws_equal_unsigned_splitmix(words):
+def test_draws_equal_splitmix_with_unsigned_integers(words):
     *first, last = words
     drawn = draw(*first, torch.tensor([last]))
     assert int(drawn) % 2**64 == splitmix(tuple(words))
@@ -69,7 +69,7 @@ def test_the_first_draw_is_splitmix64_seeded_with_zero():
 
 
 @given(st.integers(1, 1000), st.integers(0, 2**31))
-def test_draws_below_a_limit_stay_there(limit, seed):
+def test_draws_below_a_limit_are_below_it(limit, seed):
     values = below(draw(seed, torch.arange(200)), limit)
     assert 0 <= int(values.min()) <= int(values.max()) < limit
 
@@ -101,12 +101,14 @@ def test_training_splits_need_no_test_file(tmp_path):
         load_split(tmp_path, "test", CPU)
 
 
-def test_files_that_do_not_belong_together_are_refused(tmp_path):
+def test_inconsistent_files_are_refused(tmp_path):
     for name, train in (("one", 24), ("two", 30)):
         (tmp_path / name).mkdir()
         prepare(saved(tmp_path / name, random_arrays(train=train)), tmp_path / name)
     (tmp_path / "two" / "train.safetensors").replace(tmp_path / "one" / "train.safetensors")
-    with pytest.raises(DataError, match=r"found torch.uint8 \[30, 8, 8, 3\].*expected torch.uint8 \[24, 8, 8, 3\]"):
+    with pytest.raises(
+        DataError, match=r"found torch.uint8 \[30, 8, 8, 3\].*spec.json says torch.uint8 \[24, 8, 8, 3\]"
+    ):
         load_split(tmp_path / "one", "retrain", CPU)
 
 
@@ -117,7 +119,7 @@ def test_an_unknown_split_and_a_missing_record_are_named(tmp_path):
     with pytest.raises(RecordError, match=r"splits/valid\.json: no such record"):
         load_split(tmp_path, "valid", CPU)
     write_record(tmp_path / "splits" / "retrain.json", "split", {"part": "train", "indices": [24]})
-    with pytest.raises(DataError, match=r"retrain\.json: the split reaches outside the 24 images"):
+    with pytest.raises(DataError, match=r"retrain\.json: expected positions from 0 to 23, the images of 'train'"):
         load_split(tmp_path, "retrain", CPU)
 
 
@@ -132,7 +134,7 @@ def test_a_broken_tensor_file_is_named(tmp_path):
 
 
 def reference(data: ImageSet, position: int, augment: Augment, seed: int, epoch: int) -> npt.NDArray[Any]:
-    """One training image [H, W, C], step by step: pad, crop, mirror, normalise, cut out."""
+    """One training image [H, W, C], one step at a time: pad, crop, mirror, normalise, cut out."""
     height, width = data.images.shape[1:3]
 
     def drawn(purpose: int, limit: int) -> int:
@@ -165,7 +167,7 @@ def reference(data: ImageSet, position: int, augment: Augment, seed: int, epoch:
         Augment(crop_padding=1, resized_crop=None, flip=True, color_jitter=None, cutout=16),
     ],
 )
-def test_augmentation_equals_the_plain_one_image_at_a_time(augment, channels):
+def test_augmentation_equals_the_reference_for_single_images(augment, channels):
     data = image_set(form=(8, 10, channels))
     order = sorted(range(len(data)), key=lambda i: _signed(splitmix((5, 2, 0, int(data.indices[i])))))
     images, labels = epoch_of(Stream(data, 6, augment, seed=5), 2)
@@ -203,7 +205,7 @@ def test_batches_are_float32_and_channels_last():
 
 @settings(max_examples=25)
 @given(st.integers(0, 5), st.integers(0, 5), st.integers(2, 30), st.integers(2, 30))
-def test_the_batch_size_changes_no_sample(seed, epoch, first, second):
+def test_samples_do_not_depend_on_the_batch_size(seed, epoch, first, second):
     data = image_set()
     one, other = (epoch_of(Stream(data, size, FULL, seed), epoch) for size in (first, second))
     assert torch.equal(one[0], other[0])
@@ -212,10 +214,10 @@ def test_the_batch_size_changes_no_sample(seed, epoch, first, second):
 
 @settings(max_examples=25)
 @given(st.integers(0, 2), st.integers(0, 4))
-def test_a_new_stream_goes_on_where_another_stopped(epoch, start):
+def test_a_new_stream_resumes_at_any_step(epoch, start):
     stream = Stream(image_set(), 5, FULL, 1)
     whole = [stream.batch(epoch, step) for step in range(stream.steps)]
-    stream.batch(epoch + 1, 0)  # leaves the epoch that is kept
+    stream.batch(epoch + 1, 0)  # replaces the cached plan by that of another epoch
     for again in (stream, Stream(image_set(), 5, FULL, 1)):
         rest = list(again.epoch(epoch, start))
         assert len(rest) == stream.steps - start
@@ -224,8 +226,8 @@ def test_a_new_stream_goes_on_where_another_stopped(epoch, start):
             assert torch.equal(batch.labels, expected.labels)
 
 
-def test_a_sample_is_augmented_alike_in_any_split():
-    """The draws follow the sample, so what else is in the split is of no account."""
+def test_a_sample_is_augmented_in_the_same_way_in_any_split():
+    """Random values depend on the sample, and not on the other samples of the split."""
     data, keep = image_set(), torch.tensor([2, 3, 11, 20])
     few = ImageSet(data.images[keep], data.labels[keep], data.indices[keep], data.spec)
     whole = epoch_of(Stream(data, 23, FULL, 0), 0)[0]
@@ -255,7 +257,7 @@ def test_every_epoch_holds_every_sample_once():
     [(12, 4, [4, 4, 4]), (11, 4, [4, 4, 3]), (13, 4, [4, 4, 5]), (3, 8, [3]), (1, 8, [1]), (5, 4, [5]), (2, 1, [1, 1])],
 )
 @pytest.mark.parametrize("augment", [FULL, None])
-def test_the_last_batch_is_kept_and_never_a_single_image(count, size, sizes, augment):
+def test_the_last_batch_is_not_dropped_and_never_a_single_image(count, size, sizes, augment):
     stream = Stream(image_set(count), size, augment, 0)
     assert stream.steps == len(sizes)
     assert [len(batch.labels) for batch in stream.epoch(0)] == sizes
@@ -270,7 +272,7 @@ def test_a_step_outside_the_epoch_is_refused(step):
 # resized crops
 
 
-def test_bits_of_a_run_without_resized_crops_are_those_from_before_there_were_any():
+def test_batches_without_resized_crops_have_the_bits_of_earlier_versions():
     digest = hashlib.sha256()
     for epoch in range(2):
         for images, labels in Stream(image_set(), 6, FULL, seed=5).epoch(epoch):
@@ -278,7 +280,7 @@ def test_bits_of_a_run_without_resized_crops_are_those_from_before_there_were_an
     assert digest.hexdigest() == "4e2b7180e81613ae73a81823d2f2a44af879fcc997e3c8d3fb1c45a6e306f96a"
 
 
-def test_boxes_have_the_shares_and_ratios_of_the_law():
+def test_boxes_have_the_area_shares_and_ratios_of_torchvision():
     boxes = Stream(image_set(4000, (64, 64, 1)), 4000, BOXES, 0)._plan_of(0).boxes
     assert boxes is not None
     top, left, height, width = boxes
@@ -289,39 +291,41 @@ def test_boxes_have_the_shares_and_ratios_of_the_law():
     assert 0.8 < share.max() < 0.93
     assert abs(ratio.mean()) < 0.01
     assert ratio.abs().max() < math.log(4 / 3) + 0.05
-    small = ratio[share < 0.5]  # nothing is turned down there, so it is even: its deviation is that of a box
+    small = ratio[share < 0.5]  # every box fits there, so log ratios are uniform, and so is their standard deviation
     assert small.std() == pytest.approx(2 * math.log(4 / 3) / 12**0.5, rel=0.05)
     assert share.mean() == pytest.approx(0.53, abs=0.04)  # wide and tall boxes of large shares do not fit
 
 
 @pytest.mark.parametrize(("height", "width", "box"), [(30, 10, (13, 10)), (10, 30, (10, 13)), (10, 12, (10, 12))])
-def test_where_no_try_fits_the_box_is_the_largest_that_the_ratios_allow(height, width, box):
+def test_if_no_box_fits_the_largest_allowed_one_is_used(height, width, box):
     area, root = torch.full((10, 1), 9.0, dtype=torch.float64), torch.ones(10, 1, dtype=torch.float64)
-    assert tuple(int(side) for side in crops.sizes(area, root, height, width)) == box
+    assert tuple(int(side) for side in crops.box_sizes(area, root, height, width)) == box
     area[3], area[5] = 0.25, 0.1
     side = round((height * width / 4) ** 0.5)
-    assert tuple(int(found) for found in crops.sizes(area, root, height, width)) == (side, side)
+    assert tuple(int(length) for length in crops.box_sizes(area, root, height, width)) == (side, side)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_resized_crop_is_torchvisions_to_a_grey_level(channels):
+def test_a_resized_crop_equals_torchvisions_within_a_grey_level(channels):
     from torchvision.transforms.v2.functional import resized_crop
 
     data = image_set(form=(20, 26, channels))
     plan = Stream(data, 6, BOXES, seed=5)._plan_of(1)
     assert plan.boxes is not None
-    found = crops.stretched(data.images, plan.order, plan.boxes, plan.mirror)
-    for image, at, mirror, *box in zip(found, plan.order, plan.mirror, *plan.boxes, strict=True):
+    resized = crops.crop_and_resize(data.images, plan.order, plan.boxes, plan.mirror)
+    for image, at, mirror, *box in zip(resized, plan.order, plan.mirror, *plan.boxes, strict=True):
         pixels = data.images[at].permute(2, 0, 1).float()
         expected = resized_crop(pixels, *map(int, box), [20, 26], antialias=True).permute(1, 2, 0)
         expected = expected.flip(1) if mirror else expected
-        assert (image.double() - expected.double()).abs().max() < 0.75  # half a level of rounding, 2^-11 of a pixel
+        assert (
+            image.double() - expected.double()
+        ).abs().max() < 0.75  # half a level of rounding, and positions in units of 2^-11 pixels
 
 
-def test_the_whole_image_as_a_box_is_the_image():
-    data, which, none = image_set(), torch.arange(23), torch.zeros(23, dtype=torch.int64)
-    whole = crops.Boxes(none, none, none + 8, none + 10)
-    assert torch.equal(crops.stretched(data.images, which, whole, None), data.images)
+def test_a_box_of_the_whole_image_changes_nothing():
+    data, which, zero = image_set(), torch.arange(23), torch.zeros(23, dtype=torch.int64)
+    whole = crops.Boxes(zero, zero, zero + 8, zero + 10)
+    assert torch.equal(crops.crop_and_resize(data.images, which, whole, None), data.images)
 
 
 def test_resized_crops_are_a_function_of_seed_epoch_and_step():
@@ -337,7 +341,7 @@ def test_resized_crops_are_a_function_of_seed_epoch_and_step():
 
 
 def as_pillow(property: str, image: torch.Tensor, amount: int) -> torch.Tensor:
-    """What torchvision makes of [H, W, C] with Pillow; `amount` as in Jitter."""
+    """The result of torchvision on a Pillow image, from [H, W, C]; `amount` in the units of Jitter."""
     from torchvision.transforms import functional as transforms
 
     picture = transforms.to_pil_image(image.permute(2, 0, 1))
@@ -348,44 +352,44 @@ def as_pillow(property: str, image: torch.Tensor, amount: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("property", ["brightness", "contrast", "saturation"])
-def test_a_factor_gives_pillows_bits(property, channels):
+def test_brightness_contrast_and_saturation_have_pillows_bits(property, channels):
     images = image_set(20, (9, 14, channels)).images
     images[0], images[1] = 0, 255
     order = colours.Jitter._fields.index(property)
     factors = torch.tensor([0, 1, 2457, 4095, 4096, 4097, 5734, 8192, 12000, 30000]).repeat(2)
-    found = colours.jittered(images, colours.Jitter(factors, factors, factors, factors), [order])
-    for image, changed, factor in zip(images, found, factors, strict=True):
+    adjusted = colours.adjust(images, colours.Jitter(factors, factors, factors, factors), [order])
+    for image, changed, factor in zip(images, adjusted, factors, strict=True):
         assert torch.equal(changed, as_pillow(property, image, int(factor)))
 
 
-def test_a_turned_hue_is_pillows_but_for_a_level_where_its_floats_round():
+def test_a_shifted_hue_equals_pillows_up_to_its_rounding_of_floats():
     levels = torch.arange(0, 256, 5, dtype=torch.uint8)
     cube = torch.cartesian_prod(levels, levels, levels).view(len(levels), -1, 3)  # all colours, in steps of 5
-    turns = [-127, -51, -1, 0, 1, 30, 51, 127]
-    amounts = torch.tensor(turns)
-    found = colours.jittered(cube.expand(len(turns), *cube.shape), colours.Jitter(*[amounts] * 4), [3])
-    for changed, turn in zip(found, turns, strict=True):
-        apart = (changed.int() - as_pillow("hue", cube, turn).int()).abs()
-        assert (apart > 0).double().mean() < 0.01
-        assert apart.max() <= 6  # a level of the hue is at most six of a channel
+    shifts = [-127, -51, -1, 0, 1, 30, 51, 127]
+    amounts = torch.tensor(shifts)
+    adjusted = colours.adjust(cube.expand(len(shifts), *cube.shape), colours.Jitter(*[amounts] * 4), [3])
+    for changed, shift in zip(adjusted, shifts, strict=True):
+        difference = (changed.int() - as_pillow("hue", cube, shift).int()).abs()
+        assert (difference > 0).double().mean() < 0.01
+        assert difference.max() <= 6  # one level of hue changes a channel by at most six levels
 
 
-def test_a_grey_picture_keeps_its_hue_and_saturation():
+def test_hue_and_saturation_leave_a_grey_image_unchanged():
     images = image_set(4, (9, 14, 1)).images
     amounts = torch.full((4,), 100)
-    assert torch.equal(colours.jittered(images, colours.Jitter(*[amounts] * 4), [2, 3]), images)
+    assert torch.equal(colours.adjust(images, colours.Jitter(*[amounts] * 4), [2, 3]), images)
 
 
-def test_a_strength_of_nought_leaves_the_pixels_alone():
-    still = COLOURS.model_copy(update={"color_jitter": (0.0, 0.0, 0.0, 0.0)})
+def test_strengths_of_zero_leave_the_pixels_unchanged():
+    zero = COLOURS.model_copy(update={"color_jitter": (0.0, 0.0, 0.0, 0.0)})
     none = COLOURS.model_copy(update={"color_jitter": None})
     images = image_set()
-    images.images[:] = images.images[..., :1]  # greys: a hue of 8 bits does not bring every colour back
-    found, expected = (epoch_of(Stream(images, 6, augment, 1), 2)[0] for augment in (still, none))
-    assert torch.equal(found, expected)
+    images.images[:] = images.images[..., :1]  # grey, because a hue of 8 bits does not reproduce every colour
+    adjusted, expected = (epoch_of(Stream(images, 6, augment, 1), 2)[0] for augment in (zero, none))
+    assert torch.equal(adjusted, expected)
 
 
-def test_factors_are_even_around_one_and_orders_all_occur():
+def test_factors_are_uniform_around_one_and_every_order_occurs():
     stream = Stream(
         image_set(4000, (4, 4, 3)), 20, COLOURS.model_copy(update={"color_jitter": (0.4, 0.2, 2.0, 0.2)}), 0
     )
@@ -407,7 +411,9 @@ def test_jittered_batches_are_a_function_of_seed_epoch_and_step():
     assert not torch.equal(Stream(image_set(), 5, COLOURS, 2).batch(1, 3).images, whole[3])
 
 
-def test_colours_of_two_or_four_channels_are_refused():
+def test_colour_jitter_of_images_without_one_or_three_channels_is_refused():
     data = image_set(form=(8, 10, 2))
-    with pytest.raises(DataError, match=r"^augment\.color_jitter: found images of 2 channels, expected 1 or 3 "):
+    with pytest.raises(
+        DataError, match=r"^augment\.color_jitter: expected images of 1 or 3 channels .* found 2 channels"
+    ):
         Stream(data, 4, COLOURS, 0)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from nas.data.prepare import called, pad, prepare, refuse_overlap, split, statistics
+from nas.data.prepare import data_set_name, pad, prepare, refuse_overlap, split_indices, statistics
 from nas.data.sources import Part, Parts
 from nas.data.spec import DataError, DataSpec
 from nas.records import file_sha256, read_record
@@ -18,7 +18,7 @@ FILES = ("spec.json", *(f"splits/{name}.json" for name in SPLITS), "test.safeten
 
 
 def labelled(train: Any, test: Any = (0, 1)) -> Parts:
-    """Parts with these labels and empty pictures."""
+    """Parts with these labels and black images of one pixel."""
     train, test = np.asarray(train, np.int64), np.asarray(test, np.int64)
     names = tuple(f"class {n}" for n in range(int(train.max()) + 1))
     blank = [Part(np.zeros((len(labels), 1, 1, 1), np.uint8), labels) for labels in (train, test)]
@@ -28,14 +28,14 @@ def labelled(train: Any, test: Any = (0, 1)) -> Parts:
 def halves(parts: Parts, percent: int, stratified: bool = True) -> list[Any]:
     texts = {"search_train": f"train[:{percent}%]", "search_valid": f"train[{percent}%:]"}
     data = section(splits=texts, stratified=stratified)
-    return [split(data, name, parts) for name in texts]
+    return [split_indices(data, name, parts) for name in texts]
 
 
 LABELS = st.lists(st.integers(0, 3), min_size=1, max_size=80).map(lambda few: [*few, *([0, 1, 2, 3] * 10)])
 
 
 @given(LABELS, st.integers(10, 90))
-def test_stratified_halves_are_sorted_disjoint_complete_and_fair(labels, percent):
+def test_stratified_halves_are_sorted_disjoint_complete_and_keep_class_proportions(labels, percent):
     first, second = halves(labelled(labels), percent)
     assert sorted([*first, *second]) == list(range(len(labels)))
     for half in (first, second):
@@ -61,11 +61,11 @@ def test_a_plain_slice_is_a_range_of_the_file():
     assert second.tolist() == [4, 5, 6, 7, 8, 9]
 
 
-def test_numbers_count_images_and_the_classes_share_them():
+def test_bounds_without_a_percent_sign_count_images_and_keep_class_proportions():
     parts = labelled([0, 0, 0, 1, 1, 1])  # interleaved: 0 3 1 4 2 5
     data = section(splits={"retrain": "train[:4]", "search_valid": "train[2:6]"})
-    assert split(data, "retrain", parts).tolist() == [0, 1, 3, 4]
-    assert split(data, "search_valid", parts).tolist() == [1, 2, 4, 5]
+    assert split_indices(data, "retrain", parts).tolist() == [0, 1, 3, 4]
+    assert split_indices(data, "search_valid", parts).tolist() == [1, 2, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -77,43 +77,43 @@ def test_numbers_count_images_and_the_classes_share_them():
         ("train[2:7]", True, "asks for samples 2 to 7 of 6"),
     ],
 )
-def test_a_slice_without_samples_names_its_key(text, stratified, message):
+def test_the_error_for_an_empty_slice_names_its_key(text, stratified, message):
     data = section(splits={"search_valid": text}, stratified=stratified)
     with pytest.raises(DataError, match=rf"'data\.splits\.search_valid' is '.*': {message}"):
-        split(data, "search_valid", labelled([0, 0, 0, 0, 1, 1]))
+        split_indices(data, "search_valid", labelled([0, 0, 0, 0, 1, 1]))
 
 
-def test_a_plain_slice_of_sorted_classes_is_refused_for_fitting_alone():
+def test_a_missing_class_is_refused_in_splits_for_training_only():
     parts = labelled([0, 0, 1, 1], test=[0, 0, 1, 1])
     data = section(splits={"retrain": "train[:50%]", "test": "test[:50%]"}, stratified=False)
     with pytest.raises(DataError, match=r"'data\.splits\.retrain'.*no image of class 'class 1'.*stratified: true"):
-        split(data, "retrain", parts)
-    assert split(data, "test", parts).tolist() == [0, 1]
+        split_indices(data, "retrain", parts)
+    assert split_indices(data, "test", parts).tolist() == [0, 1]
 
 
-def test_a_test_part_need_not_know_every_class():
-    assert split(section(), "test", labelled([0, 1, 2], test=[2, 0])).tolist() == [0, 1]
+def test_the_test_part_may_lack_classes():
+    assert split_indices(section(), "test", labelled([0, 1, 2], test=[2, 0])).tolist() == [0, 1]
 
 
-# --- Splits that others have drawn
+# --- Splits given as positions in a file
 
 
 def drawn(folder, positions, **changes):
-    """A section whose search_train are positions in a file."""
+    """A section whose search_train is an array of positions in a file."""
     np.savez(folder / "drawn.npz", mine=positions)
     given = {"file": str(folder / "drawn.npz"), "array": "mine", "sha256": file_sha256(folder / "drawn.npz")} | changes
     return section(splits={"search_train": given})
 
 
-def test_positions_of_a_file_are_a_split_in_ascending_order(tmp_path):
+def test_positions_from_a_file_are_sorted(tmp_path):
     parts = labelled([0, 0, 1, 1, 0, 1])
-    assert split(drawn(tmp_path, np.array([5, 0, 3], np.int32)), "search_train", parts).tolist() == [0, 3, 5]
+    assert split_indices(drawn(tmp_path, np.array([5, 0, 3], np.int32)), "search_train", parts).tolist() == [0, 3, 5]
 
 
 @pytest.mark.parametrize(
     ("positions", "message"),
     [
-        ([0, 6], r"'mine' holds 6, expected positions from 0 to 5, those of the part \('data.splits.search_train'\)"),
+        ([0, 6], r"'mine' holds 6, expected positions from 0 to 5, within the part .* \('data.splits.search_train'\)"),
         ([0, -1], "'mine' holds -1, expected positions from 0"),
         ([0, 3, 0], r"'mine' holds 0 twice or more \('data.splits.search_train'\)"),
         ([0.5], r"'mine' is float64 \[1\]; expected integers"),
@@ -121,9 +121,9 @@ def test_positions_of_a_file_are_a_split_in_ascending_order(tmp_path):
         ([0, 1], "'mine of .*' and holds no image of class 'class 1'.*; name another array"),
     ],
 )
-def test_positions_that_are_none_are_refused(tmp_path, positions, message):
+def test_invalid_positions_are_refused(tmp_path, positions, message):
     with pytest.raises(DataError, match=message):
-        split(drawn(tmp_path, np.array(positions)), "search_train", labelled([0, 0, 1, 1, 0, 1]))
+        split_indices(drawn(tmp_path, np.array(positions)), "search_train", labelled([0, 0, 1, 1, 0, 1]))
 
 
 @pytest.mark.parametrize(
@@ -134,19 +134,19 @@ def test_positions_that_are_none_are_refused(tmp_path, positions, message):
         ({"sha256": "0" * 64}, r"expected 0{64} \(data\.splits\.search_train\.sha256\)"),
     ],
 )
-def test_a_file_that_is_another_is_refused(tmp_path, changes, message):
+def test_a_file_other_than_the_stated_one_is_refused(tmp_path, changes, message):
     with pytest.raises(DataError, match=message):
-        split(drawn(tmp_path, np.array([0, 3]), **changes), "search_train", labelled([0, 0, 1, 1]))
+        split_indices(drawn(tmp_path, np.array([0, 3]), **changes), "search_train", labelled([0, 0, 1, 1]))
 
 
-def test_a_drawn_split_is_written_as_one_of_its_part(tmp_path):
+def test_a_split_from_a_file_is_recorded_with_its_part(tmp_path):
     np.savez(tmp_path / "drawn.npz", valid=np.arange(0, 8, 2), test=np.array([1, 0]))
     head = {"file": str(tmp_path / "drawn.npz"), "sha256": file_sha256(tmp_path / "drawn.npz")}
     splits = {"search_valid": head | {"array": "valid"}, "test": head | {"array": "test"}, "search_train": "train[8:]"}
     data = saved(tmp_path, random_arrays(), splits=splits).model_copy(update={"stratified": False})
     prepare(data, tmp_path / "prepared")
-    found = [read_record(tmp_path / f"prepared/splits/{name}.json", "split") for name in ("search_valid", "test")]
-    assert [(record["part"], record["indices"]) for record in found] == [("train", [0, 2, 4, 6]), ("test", [0, 1])]
+    records = [read_record(tmp_path / f"prepared/splits/{name}.json", "split") for name in ("search_valid", "test")]
+    assert [(record["part"], record["indices"]) for record in records] == [("train", [0, 2, 4, 6]), ("test", [0, 1])]
 
 
 def test_overlapping_search_splits_are_counted(tmp_path):
@@ -158,7 +158,7 @@ def test_overlapping_search_splits_are_counted(tmp_path):
     assert not (tmp_path / "prepared").exists()
 
 
-def test_statistics_are_those_of_the_definition():
+def test_statistics_equal_their_definition():
     images = random_arrays(train=50)["train_images"]
     mean, std = statistics(images)
     assert mean == pytest.approx((images / 255).mean((0, 1, 2)), abs=1e-12)
@@ -192,12 +192,12 @@ def test_a_pad_below_the_image_is_refused(tmp_path):
         prepare(saved(tmp_path, random_arrays(form=(8, 9)), pad=8), tmp_path / "prepared")
 
 
-def test_prepared_files_hold_what_the_spec_says(tmp_path):
+def test_prepared_files_match_the_spec(tmp_path):
     arrays = random_arrays()
     spec = prepare(saved(tmp_path, arrays, pad=10), tmp_path / "prepared")
     assert spec == DataSpec.from_dict(read_record(tmp_path / "prepared" / "spec.json", "data"))
     assert (spec.shape, spec.classes, spec.counts) == ((3, 10, 10), 3, {"train": 24, "test": 6})
-    assert (spec.mean, spec.std) == statistics(arrays["train_images"])  # of the set without its padding
+    assert (spec.mean, spec.std) == statistics(arrays["train_images"])  # of the images before padding
     train = load_file(tmp_path / "prepared" / "train.safetensors")
     assert np.array_equal(train["images"][:, 1:-1, 1:-1], arrays["train_images"])
     assert np.array_equal(train["labels"], arrays["train_labels"])
@@ -216,16 +216,16 @@ def test_the_same_source_gives_the_same_bytes(tmp_path):
         assert file_sha256(tmp_path / "one" / name) == file_sha256(tmp_path / "two" / name)
 
 
-def test_digits_are_prepared_from_the_package_alone(tmp_path):
+def test_digits_need_no_files(tmp_path):
     spec = prepare(section(), tmp_path)
     assert (spec.shape, spec.classes, spec.counts) == ((1, 8, 8), 10, {"train": 1442, "test": 355})
     assert spec.mean == pytest.approx((0.3052,), abs=1e-4)
     assert len(json.loads((tmp_path / "splits" / "search_train.json").read_text())["indices"]) == 721
 
 
-def test_an_own_set_is_called_by_its_file_or_folder(tmp_path):
+def test_a_users_data_set_is_named_after_its_file_or_folder(tmp_path):
     assert prepare(saved(tmp_path, random_arrays(), splits={"retrain": "train[:6]"}), tmp_path / "out").name == "set"
     names = {"data/raw/flowers": "flowers", "data/raw/flowers/": "flowers", "../my.photos": "my.photos", ".": "folder"}
     for root, name in names.items():
-        assert called(section(name="folder", root=root)) == name
-    assert called(section(root="data/raw")) == "digits"
+        assert data_set_name(section(name="folder", root=root)) == name
+    assert data_set_name(section(root="data/raw")) == "digits"

@@ -21,7 +21,7 @@ def picture(path: Path, value: object, size: tuple[int, int] = (8, 8), mode: str
 
 
 def pictures(root: Path, test: str = "test") -> Path:
-    """Two classes with two training images and one test image each; one is grey-scale."""
+    """Two classes with two training images, one of them grey, and one test image each."""
     for label, name in enumerate(("cat", "dog")):
         picture(root / "train" / name / "1.png", (10 * label, 1, 2))
         picture(root / "train" / name / "2.png", 100 + label, mode="L")
@@ -29,7 +29,7 @@ def pictures(root: Path, test: str = "test") -> Path:
     return root
 
 
-def test_every_name_of_the_params_has_its_source():
+def test_every_name_in_params_has_a_source():
     assert tuple(sorted(SOURCES)) == tuple(sorted(NAMES))
 
 
@@ -38,7 +38,7 @@ def test_a_name_can_be_taken_only_once():
         register_source("digits")(SOURCES["digits"])
 
 
-def test_digits_split_takes_every_fifth_of_each_class():
+def test_the_test_part_of_digits_is_every_fifth_image_of_each_class():
     from sklearn.datasets import load_digits
 
     parts = load_source(section())
@@ -54,7 +54,7 @@ def test_digits_split_takes_every_fifth_of_each_class():
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion-mnist"])
-def test_a_missing_set_says_what_to_set(name, tmp_path):
+def test_the_error_for_a_missing_data_set_says_what_to_do(name, tmp_path):
     with pytest.raises(DataError, match=rf"found no intact {name} .*set data.download: true"):
         load_source(section(name=name, root=str(tmp_path)))
 
@@ -67,11 +67,9 @@ def test_a_changed_official_file_is_refused(tmp_path):
         load_source(section(name="fashion-mnist", root=str(tmp_path)))
 
 
-def test_arrays_arrive_as_they_were_saved(tmp_path):
+def test_arrays_are_read_unchanged(tmp_path):
     arrays = random_arrays()
-    parts = load_source(
-        saved(tmp_path, {**arrays, "extra": np.array([None])})
-    )  # needs a pickle, but nobody asks for it
+    parts = load_source(saved(tmp_path, {**arrays, "extra": np.array([None])}))  # a pickled array, which is not read
     assert np.array_equal(parts.train.images, arrays["train_images"])
     assert np.array_equal(parts.test.labels, arrays["test_labels"])
     assert parts.test.labels.dtype == np.int64
@@ -82,7 +80,7 @@ def test_grey_arrays_get_a_channel(tmp_path):
     assert load_source(saved(tmp_path, random_arrays(form=(8, 9)))).train.images.shape == (24, 8, 9, 1)
 
 
-def test_arrays_with_another_checksum_are_refused_and_the_found_one_is_stated(tmp_path):
+def test_arrays_with_another_checksum_are_refused_and_the_error_states_theirs(tmp_path):
     right = saved(tmp_path, random_arrays())
     wrong = right.model_copy(update={"sha256": "0" * 64})
     with pytest.raises(DataError, match=f"sha256 is {right.sha256}, expected {'0' * 64}"):
@@ -95,14 +93,14 @@ def test_the_checksum_is_compared_before_anything_is_parsed(tmp_path):
         load_source(section(name="arrays", root=str(tmp_path / "set.npz"), sha256="0" * 64))
 
 
-def test_a_file_that_is_no_archive_is_refused(tmp_path):
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path):
     data = saved(tmp_path, random_arrays())
     Path(data.root).write_bytes(b"no archive at all")
     with pytest.raises(DataError, match=r"sha256 is (\w{64})") as caught:
         load_source(data)
-    found = str(caught.value).split("sha256 is ")[1][:64]
-    with pytest.raises(DataError, match=r"no \.npz file of plain arrays"):
-        load_source(data.model_copy(update={"sha256": found}))
+    actual = str(caught.value).split("sha256 is ")[1][:64]
+    with pytest.raises(DataError, match=r"not an \.npz file of plain arrays"):
+        load_source(data.model_copy(update={"sha256": actual}))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +113,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path):
         (
             "test_images",
             np.zeros((0, 8, 8, 3), np.uint8),
-            r"uint8 \[0, 8, 8, 3\], which holds no pixel; expected at",
+            r"uint8 \[0, 8, 8, 3\], which contains no pixels; expected",
         ),
         ("train_labels", np.arange(24) % 3 + 1, "3 values from 1 to 3; expected 0 to K - 1"),
         ("train_labels", np.arange(24) % 2 * 2, "2 values from 0 to 2; expected 0 to K - 1"),
@@ -123,10 +121,10 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path):
         ("train_labels", np.arange(23) % 3, r"'train_labels' is int64 \[23\]; expected integers \[24\]"),
         ("test_labels", np.array([0, 1, 2, 3, 0, 1]), "'test_labels' hold 3, which no training image has"),
         ("test_labels", np.zeros(6), "'test_labels' is float64"),
-        ("test_labels", np.array([None] * 6), "no .npz file of plain arrays .*allow_pickle"),
+        ("test_labels", np.array([None] * 6), "not an .npz file of plain arrays .*allow_pickle"),
     ],
 )
-def test_arrays_that_cannot_be_used_are_named(tmp_path, key, value, message):
+def test_invalid_arrays_are_named(tmp_path, key, value, message):
     with pytest.raises(DataError, match=message):
         load_source(saved(tmp_path, {**random_arrays(), key: value}))
 
@@ -140,7 +138,7 @@ def test_a_missing_array_is_named(tmp_path, key):
 
 
 def of_folder(root: Path, **changes: Any) -> Data:
-    """The section of a folder, with the checksum of its pictures; of classes and files in sorted order."""
+    """The section for a folder, with the checksum of its images (classes and files in sorted order)."""
     digest = hashlib.sha256()
     parts = ["train", "test" if (root / "test").is_dir() else "val"]
     for path in [file for part in parts for file in sorted(root.glob(f"{part}/*/*"))]:
@@ -150,7 +148,7 @@ def of_folder(root: Path, **changes: Any) -> Data:
 
 
 @pytest.mark.parametrize("change", ["another byte", "another name", "one more"])
-def test_pictures_that_are_not_those_of_the_checksum_are_refused(tmp_path, change):
+def test_a_folder_with_another_checksum_is_refused(tmp_path, change):
     data = of_folder(pictures(tmp_path))
     load_source(data)
     first = tmp_path / "train" / "cat" / "1.png"
@@ -161,11 +159,13 @@ def test_pictures_that_are_not_those_of_the_checksum_are_refused(tmp_path, chang
     else:
         picture(tmp_path / "test" / "dog" / "9.png", 3)
     now = of_folder(tmp_path).sha256
-    with pytest.raises(DataError, match=rf"sha256 is {now}, expected {data.sha256} \(data\.sha256\); bring the right"):
+    with pytest.raises(
+        DataError, match=rf"sha256 is {now}, expected {data.sha256} \(data\.sha256\); provide the right"
+    ):
         load_source(data)
 
 
-def test_a_checksum_that_is_not_stated_is_asked_for_and_told(tmp_path):
+def test_the_error_for_a_missing_checksum_ends_with_it(tmp_path):
     stated = of_folder(pictures(tmp_path))
     with pytest.raises(DataError, match=rf"'data\.sha256' is null, expected the checksum.*: {stated.sha256}$"):
         load_source(of_folder(tmp_path, sha256=None))
@@ -183,13 +183,13 @@ def test_a_folder_is_read_in_sorted_order_as_rgb(tmp_path, test):
     assert parts.test.images[:, 7, 7].tolist() == [[7, 8, 9], [7, 8, 10]]
 
 
-def test_test_goes_before_val(tmp_path):
+def test_the_folder_test_takes_precedence_over_val(tmp_path):
     pictures(tmp_path)
     picture(tmp_path / "val" / "cat" / "1.png", (200, 0, 0))
     assert load_source(of_folder(tmp_path)).test.images.max() == 10
 
 
-def test_images_of_another_size_are_named_with_the_remedy(tmp_path):
+def test_the_error_for_an_image_of_another_size_says_what_to_do(tmp_path):
     picture(pictures(tmp_path) / "train" / "dog" / "0.png", 0, size=(9, 8))
     with pytest.raises(DataError, match=r"dog/0\.png: 9x8 pixels.*have 8x8.*set data\.image_size"):
         load_source(of_folder(tmp_path))
@@ -203,18 +203,18 @@ def test_a_test_image_of_another_size_is_named_too(tmp_path):
 
 def test_image_size_resizes_the_short_side_and_crops_the_centre(tmp_path):
     wide = np.zeros((16, 64, 3), np.uint8)
-    wide[:, 24:40] = 250  # the middle 16 columns, all that a centred square keeps
+    wide[:, 24:40] = 250  # the middle 16 columns, which a centred square keeps
     pictures(tmp_path)
     Image.fromarray(wide).save(tmp_path / "train" / "cat" / "1.png")
     parts = load_source(of_folder(tmp_path, image_size=8))
     assert parts.train.images.shape == (4, 8, 8, 3)
-    assert (parts.train.images[0, :, 1:-1] == 250).all()  # bilinear resizing mixes the outermost columns alone
+    assert (parts.train.images[0, :, 1:-1] == 250).all()  # bilinear resizing mixes only the outermost columns
     assert (parts.train.images[1] == 100).all()
 
 
 def test_class_folders_must_match(tmp_path):
     picture(pictures(tmp_path) / "test" / "emu" / "1.png", 0)
-    with pytest.raises(DataError, match="'emu' is in one of them alone"):
+    with pytest.raises(DataError, match="'emu' is in only one of them"):
         load_source(of_folder(tmp_path))
 
 
@@ -230,7 +230,7 @@ def test_a_broken_image_is_named(tmp_path):
         load_source(of_folder(tmp_path))
 
 
-def test_a_link_to_nowhere_is_named(tmp_path):
+def test_a_broken_link_is_named(tmp_path):
     (pictures(tmp_path) / "train" / "cat" / "3.png").symlink_to(tmp_path / "gone.png")
     with pytest.raises(DataError, match=r"3\.png: not a readable image .*; replace or remove it"):
         load_source(section(name="folder", root=str(tmp_path)))

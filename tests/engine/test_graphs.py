@@ -1,5 +1,8 @@
-"""What is recorded, when, and that nobody can tell. On a CPU something that behaves like torch's recorder stands in its
-place; that torch's own gives the same bits is seen on a GPU (tests/test_device.py)."""
+"""Which passes are recorded, when, and that results do not change.
+
+These tests run on a CPU with a substitute that behaves like PyTorch's recorder. That PyTorch's own recorder gives the
+same bits is tested on a GPU (tests/test_device.py).
+"""
 
 import types
 
@@ -10,7 +13,7 @@ from nas.config.params import parse_config
 from nas.config.sections import ParamsError
 from nas.contracts import HardMix, ImageForm, SoftMix
 from nas.engine import graphs
-from nas.engine.graphs import KEPT, SEEN, Graphs
+from nas.engine.graphs import MAX_RECORDINGS, MIN_REPEATS, Graphs
 from nas.engine.placement import place
 from nas.methods import sections
 from nas.spaces.registry import get_space
@@ -23,28 +26,31 @@ FORM = ImageForm(1, 8, 8, 3)
 
 @pytest.fixture(autouse=True)
 def recorder(monkeypatch):
-    """torch.cuda.make_graphed_callables on a CPU: runs the pass some times before, then takes nothing but tensors like
-    its samples. The list has the number of replays of each recording."""
+    """A substitute for torch.cuda.make_graphed_callables on a CPU.
+
+    It runs the pass a few times first, and then accepts only tensors like its samples. The list holds the number of
+    replays of each recording.
+    """
     replays: list[int] = []
 
     def record(module, samples, allow_unused_input):
         assert allow_unused_input
         inputs = [t for t in (*samples, *module.parameters()) if t.requires_grad]
         for _ in range(3):
-            found = module(*samples)
-            torch.autograd.grad(found, inputs, [torch.ones_like(y) for y in found], allow_unused=True)
+            outputs = module(*samples)
+            torch.autograd.grad(outputs, inputs, [torch.ones_like(y) for y in outputs], allow_unused=True)
         run, at = module.forward, len(replays)
-        given_out: list[torch.Tensor] = []
+        returned: list[torch.Tensor] = []
         replays.append(0)
 
         def replay(self, *given):
             assert [(t.shape, t.requires_grad) for t in given] == [(t.shape, t.requires_grad) for t in samples]
             assert [t for t in (*samples, *module.parameters()) if t.requires_grad] == inputs
             replays[at] += 1
-            for old in given_out:  # its memory is written anew
+            for old in returned:  # a replay overwrites the memory of the last one
                 old.data.fill_(torch.nan)
-            given_out[:] = run(*given)
-            return tuple(given_out)
+            returned[:] = run(*given)
+            return tuple(returned)
 
         module.forward = types.MethodType(replay, module)
         return module
@@ -67,7 +73,7 @@ SEARCHES = [
 
 @pytest.mark.parametrize(("name", "changes"), SEARCHES, ids=str)
 def test_a_search_has_the_same_bits_with_graphs(name, changes, recorder, monkeypatch):
-    monkeypatch.setattr(graphs, "SEEN", 1)  # of two steps an epoch
+    monkeypatch.setattr(graphs, "MIN_REPEATS", 1)  # because an epoch has only two steps
     rows, states = [], []
     for replayed in (False, True):
         method = build(name, method=changes, graphs=replayed, epochs=3)
@@ -81,19 +87,18 @@ def test_a_search_has_the_same_bits_with_graphs(name, changes, recorder, monkeyp
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_a_retraining_has_the_same_bits_with_graphs(retrain_job, precision, recorder):
-    found = []
+    runs = []
     for replayed in (False, True):
-        job = retrain_job(
-            precision=precision, graphs=replayed, ema=0.9, batch=8
-        )  # 5 steps; drop path in the second epoch
+        # 5 steps an epoch; drop path is above 0 from the second epoch
+        job = retrain_job(precision=precision, graphs=replayed, ema=0.9, batch=8)
         losses = []
         for epoch in range(2):
             job.start_epoch(epoch)
             losses += [job.step(epoch, step).means() for step in range(job.steps)]
             job.end_epoch(epoch)
-        found.append([losses, dict(job.network.state_dict()), dict(job.result().state_dict()), torch.get_rng_state()])
-    assert_equal(found[1], found[0])
-    assert recorder == [5 - SEEN] * 2, "one recording for each drop path"
+        runs.append([losses, dict(job.network.state_dict()), dict(job.result().state_dict()), torch.get_rng_state()])
+    assert_equal(runs[1], runs[0])
+    assert recorder == [5 - MIN_REPEATS] * 2, "one recording per drop path probability"
 
 
 def supernet():
@@ -103,73 +108,73 @@ def supernet():
 
 
 def soft(**changes):
-    alphas = {kind: torch.zeros(14, 8, requires_grad=True).softmax(-1) for kind in ("normal", "reduce")}
+    alphas = {cell_type: torch.zeros(14, 8, requires_grad=True).softmax(-1) for cell_type in ("normal", "reduce")}
     return SoftMix(alphas, **changes)
 
 
-def test_what_comes_seldom_or_has_no_gradient_or_one_path_is_not_recorded(recorder):
+def test_rare_passes_single_paths_and_passes_without_gradients_are_not_recorded(recorder):
     network, images = supernet(), batch(0).images
-    for _ in range(SEEN):
+    for _ in range(MIN_REPEATS):
         network(images, soft())
     with torch.no_grad():
-        for _ in range(2 * SEEN):
+        for _ in range(2 * MIN_REPEATS):
             network(images, soft())
-    for _ in range(2 * SEEN):
+    for _ in range(2 * MIN_REPEATS):
         network(images, HardMix({"normal": [4] * 14, "reduce": [4] * 14}))
     assert recorder == []
     network(images, soft())
     assert recorder == [1]
 
 
-def test_every_kind_of_pass_has_its_own_recording_and_the_last_used_stay(recorder):
+def test_every_signature_has_its_own_recording_and_the_most_recently_used_are_kept(recorder):
     network, images = supernet(), batch(0).images
     some = {"normal": [[4]] * 14, "reduce": [[4]] * 14}
-    kinds = [
+    passes = [
         lambda: network(images, soft()),
         lambda: network(images[:2], soft()),
         lambda: network(images[:3], soft()),
         lambda: network(images, soft(alive=some)),
-        lambda: network(images, SoftMix({kind: table.detach() for kind, table in soft().weights.items()})),
+        lambda: network(images, SoftMix({cell_type: table.detach() for cell_type, table in soft().weights.items()})),
     ]
-    for run in kinds:
-        for _ in range(SEEN + 1):
+    for run in passes:
+        for _ in range(MIN_REPEATS + 1):
             run()
     network.requires_grad_(False)
-    for _ in range(SEEN + 1):
-        kinds[0]()
+    for _ in range(MIN_REPEATS + 1):
+        passes[0]()
     network.eval()
-    for _ in range(SEEN + 1):
-        kinds[0]()
+    for _ in range(MIN_REPEATS + 1):
+        passes[0]()
     assert recorder == [1] * 7
     forward = network.forward
     assert isinstance(forward, Graphs)
-    assert len(forward.kept) == KEPT
-    kinds[0]()
+    assert len(forward.recordings) == MAX_RECORDINGS
+    passes[0]()
     assert recorder == [1] * 6 + [2]
 
 
-def test_a_batch_that_comes_once_an_epoch_is_not_recorded(recorder, monkeypatch):
-    monkeypatch.setattr(graphs, "WATCHED", 12)
+def test_a_batch_size_that_occurs_once_an_epoch_is_not_recorded(recorder, monkeypatch):
+    monkeypatch.setattr(graphs, "WINDOW", 12)
     network, images = supernet(), batch(0).images
-    for _ in range(2 * SEEN):
+    for _ in range(2 * MIN_REPEATS):
         network(images[:2], soft())
         for _ in range(12):
             network(images, soft())
     assert len(recorder) == 1
 
 
-def test_recordings_of_another_dropout_go(recorder):
+def test_recordings_with_another_dropout_probability_are_dropped(recorder):
     network, images = supernet(), batch(0).images
     for share in (0.1, 0.2):
-        for _ in range(SEEN + 1):
+        for _ in range(MIN_REPEATS + 1):
             network(images, soft(skip_dropout=share))
     assert recorder == [1, 1]
     assert isinstance(network.forward, Graphs)
-    (kept,) = network.forward.kept.values()
-    assert kept.dropping == (None, (0.2,))
+    (recording,) = network.forward.recordings.values()
+    assert recording.dropout == (None, (0.2,))
 
 
 def test_graphs_on_a_cpu_are_refused():
     tree = TREE | {"runtime": TREE["runtime"] | {"graphs": True}}
-    with pytest.raises(ParamsError, match=r"'runtime': 'graphs' is true, but 'device' is cpu: CUDA graphs need cuda"):
+    with pytest.raises(ParamsError, match=r"'runtime': 'graphs' is true, but 'device' is cpu: expected false, because"):
         parse_config(tree, *sections())

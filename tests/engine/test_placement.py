@@ -1,4 +1,4 @@
-"""Layout and arithmetic of every network, and that they change a search by rounding alone."""
+"""The layout and precision of every network, and that they change a search only by rounding."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_bf16_computes_in_bf16(network):
     assert seen == {torch.bfloat16}
 
 
-def test_the_form_of_the_convolutions_follows_the_map_and_the_arithmetic():
+def test_the_form_of_the_convolutions_depends_on_the_map_size_and_the_precision():
     small, large = torch.empty(16, 16, 8, 8), torch.empty(16, 16, 32, 32)
     assert prefers_merged(small)
     assert not prefers_merged(large)
@@ -51,12 +51,12 @@ def test_the_form_of_the_convolutions_follows_the_map_and_the_arithmetic():
 
 
 @pytest.mark.parametrize(("precision", "form"), [("bf16", "merged"), ("float32", "factored, merged on small maps")])
-def test_the_log_says_which_form_the_convolutions_of_a_supernet_take(precision, form):
+def test_the_log_names_the_form_of_the_supernet_convolutions(precision, form):
     runtime = Runtime(device="cpu", threads=1, precision=precision, deterministic=True, graphs=False)
     assert f"supernet convolutions {form}, deterministic" in describe(runtime, CPU)
 
 
-def test_the_log_says_what_runs():
+def test_the_log_names_device_threads_precision_and_kernels():
     runtime = Runtime(device="cpu", threads=2, precision="bf16", deterministic=True, graphs=False)
     line = describe(runtime, CPU)
     assert all(
@@ -65,23 +65,23 @@ def test_the_log_says_what_runs():
 
 
 def losses(config, prepared, precision="float32", reference=False):
-    """Train losses of the first steps of a DARTS search."""
+    """Training losses of the first steps of a DARTS search."""
     runtime = config.runtime.model_copy(update={"precision": precision})
     job = SearchJob(config.model_copy(update={"runtime": runtime}), "darts", 0, prepared, CPU)
     if reference:
         for cell in [module for module in vars(job.method)["supernet"].modules() if isinstance(module, MixedCell)]:
             cell.reference = True
-    found = []
+    values = []
     for epoch, step in (divmod(count, job.steps) for count in range(STEPS)):
         if step == 0:
             job.start_epoch(min(epoch, job.epochs - 1))
         tally = job.step(epoch, step)
-        found.append(tally.loss.item() / tally.images)
-    return found
+        values.append(tally.loss.item() / tally.images)
+    return values
 
 
-def test_a_search_has_the_loss_curve_of_the_plain_one_in_float32_and_in_bf16_within_their_rounding(config, prepared):
-    plain = losses(config, prepared, reference=True)  # a net of 2 channels, where rounding counts most
+def test_float32_and_bf16_searches_have_the_loss_curve_of_the_reference_within_rounding(config, prepared):
+    plain = losses(config, prepared, reference=True)  # 2 channels, where rounding errors matter most
     assert len(set(plain)) == STEPS
     assert losses(config, prepared) == pytest.approx(plain, rel=1e-3)
     rounded = losses(config, prepared, "bf16")

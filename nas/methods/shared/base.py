@@ -19,7 +19,7 @@ from nas.config.sections import Section
 from nas.contracts import ArchitectureLike, ImageForm, Space
 from nas.data.dataset import Batch
 from nas.engine.placement import place
-from nas.engine.schedules import cosine, raised
+from nas.engine.schedules import cosine, warmup_from_third
 from nas.engine.tasks import Classification, Tally
 
 P = TypeVar("P", bound=Section)
@@ -132,7 +132,7 @@ class WeightTrainer:
     def start_epoch(self, epoch: int) -> None:
         common = self.common
         planned = cosine(epoch, self.epochs, common.lr, common.lr_min)
-        self.optimiser.param_groups[0]["lr"] = raised(epoch, common.lr_warmup_epochs, common.lr, planned)
+        self.optimiser.param_groups[0]["lr"] = warmup_from_third(epoch, common.lr_warmup_epochs, common.lr, planned)
 
     @property
     def lr(self) -> float:
