@@ -24,7 +24,7 @@ export OMP_NUM_THREADS := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro status ui preset ablation test smoke bench lint format type check lock clean
+.PHONY: help setup repro status ui preset ablation test smoke bench lint format type check lock clean docs
 
 help: ## print this page
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,3 +88,7 @@ lock: ## compile requirements.lock anew from pyproject.toml (needs uv)
 clean: ## remove caches of the tools; never data, runs, checkpoints or reports
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+docs: setup ## build the documentation site into build/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "docs: build/site/index.html"
