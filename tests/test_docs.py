@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.main import get_command
 
 PROJECT = Path(__file__).parents[1]
 DOCS = PROJECT / "docs"
@@ -86,14 +87,15 @@ def test_the_site_builds_without_a_warning(tmp_path):
 
 
 def tree():
-    """Every path that docs/tree.md names."""
-    paths, above = [], []
+    """Every path that docs/tree.md names, from the indentation of its code blocks."""
+    paths = []
+    folders: list[str] = []
     for block in FENCE.findall((DOCS / "tree.md").read_text()):
         for line in block.splitlines()[1:-1]:
-            match = re.match(r"( *)(\S+)", line)
-            depth, entry = len(match[1]) // 2, match[2]
-            above[depth:] = [entry]
-            paths.append("".join(above).removeprefix("./") if above[0] != "." else "".join(above[1:]))
+            entry = line.split()[0]
+            depth = (len(line) - len(line.lstrip())) // 2
+            folders[depth:] = [entry]
+            paths.append("".join(folders).removeprefix("."))
     return [path for path in paths if path]
 
 
@@ -109,6 +111,41 @@ def test_the_file_tree_names_every_package_and_module():
     named = tree()
     assert sorted(wanted - set(named)) == []
     assert len(named) == len(set(named))
+
+
+def commands(program):
+    """The arguments of every command that a page runs with this program, in a code block or in a code span."""
+    for page in PAGES:
+        text = page.read_text()
+        blocks = [line for block in FENCE.findall(text) for line in block.splitlines()]
+        for code in [*blocks, *re.findall(r"`([^`]+)`", FENCE.sub("", text))]:
+            for found in re.findall(rf"(?:^|&& |; |=off ){program} ([^#;&`]*)", code.strip()):
+                yield found.split()
+
+
+def test_every_make_target_in_a_page_exists():
+    targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    used = {words[0] for words in commands("make") if words and words[0].isalpha()}
+    assert used - targets == set()
+    assert len(used) > 5
+
+
+def test_every_module_that_a_page_runs_exists():
+    used = {words[0] for words in commands("python -m") if words}
+    places = {module: PROJECT / module.replace(".", "/") for module in used if re.fullmatch(r"[a-z_.]+", module)}
+    assert [module for module, path in places.items() if not (path.is_dir() or path.with_suffix(".py").exists())] == []
+
+
+def test_every_command_of_nas_in_a_page_exists():
+    from nas.commands.main import app
+
+    for words in commands("nas"):
+        command = get_command(app)
+        for word in [word for word in words if not word.startswith("-")]:
+            if not hasattr(command, "commands"):
+                break  # the rest are arguments
+            assert word in command.commands, f"nas {' '.join(words)}"
+            command = command.commands[word]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
