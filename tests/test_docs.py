@@ -11,6 +11,8 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from tests.test_habits import FLOORS
+
 PROJECT = Path(__file__).parents[1]
 DOCS = PROJECT / "docs"
 PAGES = sorted([*PROJECT.glob("*.md"), *DOCS.glob("**/*.md")])
@@ -146,6 +148,12 @@ def test_every_command_of_nas_in_a_page_exists():
                 break  # the rest are arguments
             assert word in command.commands, f"nas {' '.join(words)}"
             command = command.commands[word]
+
+
+def test_the_design_page_has_the_level_of_every_package():
+    rows = re.findall(r"^\| (\d) \| `([\w.]+)` \|", (DOCS / "design.md").read_text(), re.MULTILINE)
+    packages = {package: level for package, level in FLOORS.items() if package != "nas" and package.count(".") < 2}
+    assert {package: int(level) for level, package in rows} == packages
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
