@@ -1,27 +1,44 @@
-# Every developer habit is one target; `make` alone prints them. What a target needs, it makes first.
+# One target per task; `make` lists them. A target first makes what it needs.
 
 PYTHON ?= python3
 NAME ?=
 RECIPE ?=
 DATA :=
 ARGS ?=
-# Trials side by side; by default two on a CPU, else one on each GPU.
+# Trials to run in parallel; by default two on a CPU, else one per GPU.
 JOBS ?=
-# Two test processes of one thread each: the suite's worth of work on a laptop or a small CI machine.
+# Two test processes of one thread each suit a laptop or a small CI machine.
 PYTEST_ARGS ?= -n 2
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 UV := $(shell command -v uv 2>/dev/null)
-# uv installs the same locked files several times faster; pip comes with every Python. Both check the hashes.
+# uv installs the same locked files several times faster than pip, which every Python has. Both check the hashes.
 INSTALL := $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install) --require-hashes
 
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_NUM_THREADS := 1
-# Every stage is a process of its own; without bytecode files each would compile torch and MLflow anew.
+# Stages are separate processes; without bytecode files each would compile torch and MLflow again.
 export PYTHONDONTWRITEBYTECODE :=
+
+# .venv/bin/nas runs the code of the current folder if that is a checkout (an experiment's copy, another worktree), else
+# the code of this one. An editable install would run this one always. The two odd lines allow for spaces in the path.
+define NAS
+#!/bin/sh
+'''exec' "$(realpath $(BIN))/python" "$$0" "$$@"
+' '''
+import sys
+from pathlib import Path
+
+here = Path.cwd()
+sys.path.insert(0, str(here if (here / "nas/commands/main.py").is_file() else Path(sys.prefix).parent))
+from nas.commands.main import main
+
+main()
+endef
+export NAS
 
 .DEFAULT_GOAL := help
 .PHONY: help setup repro status ui preset ablation test smoke bench lint format type check lock clean docs
@@ -29,10 +46,10 @@ export PYTHONDONTWRITEBYTECODE :=
 help: ## print this page
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## make .venv from requirements.lock (PYTHON=python3.12 picks another interpreter)
+setup: $(STAMP) $(BIN)/nas ## make .venv from requirements.lock (PYTHON=python3.12 picks another interpreter)
 
-# No stamp means no environment yet, or one whose installation was cut short: both begin from nothing.
-# The stamp goes before an update and comes back last, so that a cut in between is seen the next time.
+# Without the stamp there is no environment, or its installation was interrupted: both start from nothing.
+# The stamp is removed before an update and written last, so that an interrupted update is noticed.
 $(STAMP): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 	  echo "setup: '$(PYTHON)' is not a Python of 3.11 to 3.13; name one: make setup PYTHON=python3.11" >&2; exit 1; }
@@ -42,50 +59,54 @@ $(STAMP): requirements.lock
 	@$(INSTALL) -r $<
 	@touch $@
 
-repro: setup ## dvc repro, JOBS trials at a time: what is stale runs; then print the table
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m nas.commands.launch $(if $(JOBS),--jobs $(JOBS))
+$(BIN)/nas: $(STAMP) Makefile
+	@printf '%s\n' "$$NAS" > $@
+	@chmod +x $@
 
-status: setup ## say what `make repro` would run
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc status
+repro: setup ## run what is out of date, JOBS trials in parallel; print the table (nas repro)
+	@$(BIN)/nas repro $(if $(JOBS),--jobs $(JOBS))
 
-ui: setup ## open the MLflow view of the runs
-	@$(BIN)/python -m nas.commands.track ui
+status: setup ## list what `make repro` would run (nas status)
+	@$(BIN)/nas status
 
-preset: setup ## write presets/NAME.yaml into params.yaml (NAME=cifar10 RECIPE=fast DATA=cifar100); without NAME list them
+ui: setup ## serve the MLflow view of the runs (nas track ui)
+	@$(BIN)/nas track ui
+
+preset: setup ## write presets/NAME.yaml to params.yaml (NAME=cifar10 RECIPE=fast DATA=cifar100); without NAME list them
 	@test -n "$(NAME)" || test -z "$(RECIPE)$(DATA)" || { \
-	  echo "preset: RECIPE and DATA go with a NAME: make preset NAME=cifar10 RECIPE=fast DATA=cifar100" >&2; exit 2; }
-	@$(BIN)/python -m nas.commands.preset $(if $(NAME),use $(NAME) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(DATA),--data $(DATA)),list)
+	  echo "preset: RECIPE and DATA need a NAME: make preset NAME=cifar10 RECIPE=fast DATA=cifar100" >&2; exit 2; }
+	@$(BIN)/nas preset $(if $(NAME),use $(NAME) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(DATA),--data $(DATA)),list)
 
 ablation: setup ## run presets/ablations/NAME.yaml over params.yaml, print its table; without NAME list them
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m nas.commands.ablate $(if $(NAME),run $(NAME) $(if $(JOBS),--jobs $(JOBS)) $(ARGS),list)
+	@$(BIN)/nas ablate $(if $(NAME),run $(NAME) $(if $(JOBS),--jobs $(JOBS)) $(ARGS),list)
 
-test: setup ## the whole test suite (PYTEST_ARGS="-m 'not slow'" for a part)
+test: setup ## run the test suite (PYTEST_ARGS="-m 'not slow'" for a part)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-smoke: setup ## the tests that run the pipeline itself, small
+smoke: setup ## run the tests of the pipeline itself, on a small project
 	@$(BIN)/python -m pytest -m pipeline
 
-bench: setup ## time the engine against the plain code, ratios only (ARGS="--only search"); quarter of an hour
+bench: setup ## time the engine against plain code; ratios only (ARGS="--only search"); 15 minutes
 	@$(BIN)/python -m bench $(ARGS)
 
-lint: setup ## ruff: rules and format, changing nothing
+lint: setup ## check rules and format with ruff; change nothing
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-format: setup ## ruff: fix and format
+format: setup ## fix and format with ruff
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-type: setup ## mypy over nas/, stages/, bench/ and tests/
+type: setup ## run mypy over nas/, stages/, bench/ and tests/
 	@$(BIN)/mypy
 
-check: lint type test ## what a change must pass
+check: lint type test ## lint, type and test: what a change must pass
 
-lock: ## compile requirements.lock anew from pyproject.toml (needs uv)
+lock: ## recompile requirements.lock from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
 	  --no-header --no-annotate --quiet --output-file requirements.lock
 
-clean: ## remove caches of the tools; never data, runs, checkpoints or reports
+clean: ## remove the caches of the tools, but no data, runs, checkpoints or reports
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 

@@ -19,9 +19,7 @@ from nas.records import file_sha256
 CELLS = 5**6
 ACCURACIES = tuple(f"{data}_{part}_acc" for data in ("cifar10", "cifar100", "imagenet16") for part in ("valid", "test"))
 NAME = "arch_str"
-GET_ONE = (
-    "docs/nasbench201.md says how to get a table; `python -m nas.commands.table` makes one of the benchmark's own file"
-)
+GET_ONE = "docs/nasbench201.md says how to get a table; `nas table` converts the benchmark's own file"
 
 
 class TableError(ValueError):

@@ -1,4 +1,4 @@
-"""What the stages share: params, folders, and errors that end as one clear message."""
+"""What stages and commands share: folders, parameters, and errors shown as one message."""
 
 import functools
 import sys
@@ -10,11 +10,30 @@ if TYPE_CHECKING:
     from nas.config.params import Config
 
 PARAMS = Path("params.yaml")
+PIPELINE = Path("dvc.yaml")
 PREPARED = Path("data/prepared")
 RUNS = Path("runs")
 REPORT = Path("report")
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class ProjectError(ValueError):
+    """The current folder is not a project."""
+
+
+def require(*files: Path) -> None:
+    """Check that these files or folders of the project are in the current folder.
+
+    Raises:
+        ProjectError: one is missing; the message names it.
+    """
+    for file in files:
+        if not file.exists():
+            raise ProjectError(
+                f"{file}: no such file in {Path.cwd()}. This command works on the project in the current folder: "
+                "change to your clone of the repository, which has params.yaml, dvc.yaml and presets/"
+            )
 
 
 def parse(tree: Mapping[str, Any], source: str = "params.yaml") -> "Config":
@@ -26,13 +45,16 @@ def parse(tree: Mapping[str, Any], source: str = "params.yaml") -> "Config":
 
 
 def load(path: Path = PARAMS) -> "Config":
+    """The validated parameters in a file. Raises ProjectError if it is missing, ParamsError if it cannot be used."""
     from nas.config.yaml_file import read_yaml
+
+    require(path)
 
     return parse(read_yaml(path), str(path))
 
 
 def clear_errors(command: F) -> F:
-    """Our own errors are for people: print the message, exit with 1. Anything else is a fault and keeps its trace."""
+    """Print the message of our own errors and exit with 1. Any other exception is a bug and keeps its traceback."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:

@@ -1,6 +1,6 @@
-"""A retrained network to use elsewhere: one file of weights -> a module that takes pixels and gives logits.
+"""Using a retrained network elsewhere: from a weights file to a module that maps pixels to logits.
 
-The file says itself which architecture, size and data its weights belong to, so it can be carried off alone.
+The file describes the architecture, size and data of its network, so nothing else is needed to load it.
 """
 
 import json
@@ -16,15 +16,14 @@ from nas.data.spec import DataSpec
 from nas.records import RecordError, replacing
 from nas.spaces.registry import get_space
 from nas.training.retrain import DESCRIPTION, load_weights
-from nas.training.search import image_form
 
 EXPECTED = "runs/<key>/weights/<architecture>-<seed>.safetensors"
 
 
 class Classifier(nn.Module):
-    """A found network behind the normalisation that it was trained with, in evaluation mode.
+    """A network, preceded by the normalisation that it was trained with, in evaluation mode.
 
-    forward(images) -> logits [B, classes]; images are float32 [B, C, H, W] from 0 to 1, of `spec.shape`.
+    forward(images) -> logits [B, classes]. Images are float32 [B, C, H, W] from 0 to 1; [C, H, W] is `spec.shape`.
     """
 
     mean: Tensor
@@ -38,7 +37,7 @@ class Classifier(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Raises ValueError for images of another shape, or of whole numbers."""
+        """Raises ValueError for images of another shape or of an integer type."""
         if images.shape[1:] != self.spec.shape or not images.is_floating_point():
             raise ValueError(
                 f"images are {images.dtype} {list(images.shape)}, expected floats from 0 to 1, [B, "
@@ -49,25 +48,25 @@ class Classifier(nn.Module):
 
 
 def load_network(path: Path | str) -> Classifier:
-    """The network of a file that `retrain` wrote, `runs/<key>/weights/<architecture>-<seed>.safetensors`.
+    """Load a network from the file that `retrain` wrote, `runs/<key>/weights/<architecture>-<seed>.safetensors`.
 
     Raises:
-        RecordError: there is no such file, or it is none of these.
+        RecordError: the file does not exist, or was not written by `retrain`.
     """
     path = Path(path)
     about = described(path)
     try:
         space, spec = get_space(about["architecture"]["space"]), DataSpec.from_dict(about["data"])
         size = Size.model_validate(about["size"])
-        network = space.network(space.parse(about["architecture"]), image_form(spec), size, auxiliary=False)
+        network = space.network(space.parse(about["architecture"]), spec.form, size, auxiliary=False)
         load_weights(network, path)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RecordError(f"{path}: not weights that this version can build a network for ({error})") from None
+        raise RecordError(f"{path}: this version cannot build the network of these weights ({error})") from None
     return Classifier(network.to(memory_format=torch.channels_last), spec)
 
 
 def described(path: Path) -> Mapping[str, Any]:
-    """What the file says of its weights: `architecture`, `size` and `data`, as in the records of a run."""
+    """The description in a weights file: `architecture`, `size` and `data`, as in the records of a run."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -78,19 +77,19 @@ def described(path: Path) -> Mapping[str, Any]:
     except (OSError, SafetensorError) as error:
         raise RecordError(f"{path}: not a readable file of weights ({error}); expected {EXPECTED}") from None
     if DESCRIPTION not in metadata:
-        raise RecordError(f"{path}: does not say which network its weights are of; expected a file that retrain wrote")
+        raise RecordError(f"{path}: no description of a network in its metadata; expected a file that retrain wrote")
     try:
         about: Mapping[str, Any] = json.loads(metadata[DESCRIPTION])
     except ValueError as error:
-        raise RecordError(f"{path}: what it says of its network is no JSON ({error})") from None
+        raise RecordError(f"{path}: the description of its network is not JSON ({error})") from None
     return about
 
 
 def export(network: Classifier, path: Path) -> None:
-    """As a program of torch.export (.pt2), for any batch: `torch.export.load(path).module()` needs torch alone."""
+    """Write a torch.export program (.pt2) for any batch size; `torch.export.load(path).module()` needs only torch."""
     channels, height, width = network.spec.shape
     example = torch.zeros(2, channels, height, width)
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
-    with replacing(path) as beside, beside.open("wb") as file:  # by its name it would call itself after `beside`
+    with replacing(path) as new, new.open("wb") as file:  # given a path, torch.export would record its temporary name
         torch.export.save(program, file)

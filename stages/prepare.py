@@ -1,16 +1,16 @@
-"""python -m stages.prepare: the data set that params.yaml names, as files that every later stage reads."""
+"""Stage `prepare`: write the data set that params.yaml names as the files that every later stage reads."""
 
 import typer
 
 from nas.project import PREPARED, clear_errors, load
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
 @clear_errors
 def main() -> None:
-    """Read the source, check it, write data/prepared/. Seconds to a minute, CPU."""
+    """Read and check the data set, then write data/prepared/. Takes seconds to a minute on a CPU."""
     from nas.data.prepare import prepare
 
     spec = prepare(load().data, PREPARED)

@@ -1,4 +1,4 @@
-"""Tables, figures and index.html from the records of every expected trial. Seconds, CPU, no data set.
+"""Stage `report`: tables, figures and index.html from the records of every expected trial.
 
 python -m stages.report
 python -m stages.report --check
@@ -10,8 +10,8 @@ import typer
 
 from nas.project import PREPARED, REPORT, RUNS, clear_errors, load
 
-LAUNCHED = "NAS_LAUNCHED"  # in the environment of a stage: who started it shows the table in the end
-app = typer.Typer(add_completion=False, help=__doc__)
+LAUNCHED = "NAS_LAUNCHED"  # set in a stage's environment by a launcher, which prints the table itself
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
@@ -19,24 +19,34 @@ app = typer.Typer(add_completion=False, help=__doc__)
 def main(
     check: bool = typer.Option(False, "--check", help="Write nothing; compare the results on disk with the records."),
 ) -> None:
-    """Write the report, or check that the one on disk says what the records say."""
-    from nas.report import build, difference
-
-    trials = load().runs()
-    where = (trials, RUNS, PREPARED / "spec.json", REPORT)
-    if not check:
-        build(*where)
-        if LAUNCHED not in os.environ:
-            show()
-    elif found := difference(*where):
-        typer.echo(found, err=True)
-        raise typer.Exit(1)
+    """Write the report, or check that the one on disk agrees with the records. Takes seconds; needs no data set."""
+    if check:
+        check_report()
     else:
-        typer.echo(f"{REPORT}: the results are those of the records")
+        write_report()
+
+
+def write_report() -> None:
+    """Write report/ and, unless started by a launcher, print the table."""
+    from nas.report import build
+
+    build(load().runs(), RUNS, PREPARED / "spec.json", REPORT)
+    if LAUNCHED not in os.environ:
+        show()
+
+
+def check_report() -> None:
+    """Compare the results in report/ with the records; exit with 1 at the first difference."""
+    from nas.report import difference
+
+    if text := difference(load().runs(), RUNS, PREPARED / "spec.json", REPORT):
+        typer.echo(text, err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{REPORT}: the results agree with the records")
 
 
 def show() -> None:
-    """Print the table that was written, whole however narrow the terminal is, and where the page is."""
+    """Print the table, at its full width whatever the terminal's, and where the page is."""
     typer.echo((REPORT / "table.md").read_text(encoding="utf-8"))
     typer.echo(f"Figures, cells and provenance: {REPORT / 'index.html'}")
 

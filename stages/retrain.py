@@ -1,4 +1,4 @@
-"""Stage `retrain`: train every found architecture from scratch, by one recipe for all methods."""
+"""Stage `retrain`: train every derived architecture from scratch, by one recipe for all methods."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +9,13 @@ from nas.project import PREPARED, clear_errors
 if TYPE_CHECKING:
     from stages.trial import Trial
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
 @clear_errors
-def retrain(run: str = typer.Option(help="Run key, for instance darts-0.")) -> None:
-    """Retrain the architectures of RUN, each with every retrain seed. Goes on from checkpoints when it was stopped."""
+def main(run: str = typer.Option(help="Run key, for instance darts-0.")) -> None:
+    """Retrain the architectures of RUN, each with every retrain seed. Resumes from checkpoints if it was stopped."""
     from stages.trial import trial
 
     with trial("retrain", run) as work:
@@ -23,64 +23,37 @@ def retrain(run: str = typer.Option(help="Run key, for instance darts-0.")) -> N
 
 
 def run_retrain(work: "Trial") -> None:
-    """Train every network, then write the records."""
-    from statistics import fmean
-
+    """Train every network and write its weights, then write the records."""
     from nas.data.dataset import load_split
     from nas.records import read_record, write_json, write_record
     from nas.registry import seed_name
-    from nas.spaces.registry import get_space
-    from nas.training.loop import run as run_loop
-    from nas.training.retrain import RetrainJob, description, save_weights, weights_file, weights_of
-    from nas.training.search import image_form
+    from nas.training.retrain import retrain, save_weights, summary
+    from nas.training.sized import SizedArchitecture
 
-    recipe = work.config.retrain
-    found = read_record(work.folder / "architectures.json", "architectures")["architectures"]
+    recipe, folder = work.config.retrain, work.folder / "weights"
+    record = read_record(work.folder / "architectures.json", "architectures")
+    architectures = [SizedArchitecture.from_dict(entry) for entry in record["architectures"]]
     data = load_split(PREPARED, "retrain", work.device)
-    history, results, seconds, resumed = [], [], 0.0, 0
-    several = len(found) * len(recipe.seeds) > 1
-    for entry in found:
-        space, sized = get_space(entry["architecture"]["space"]), recipe.at(entry["channels"])
-        about = description(entry["architecture"], sized, data.spec)
-        for seed in recipe.seeds:
-            name = f"{entry['name']}-{seed}"
-            job = RetrainJob(
-                sized,
-                space,
-                space.parse(entry["architecture"]),
-                f"{seed_name(work.method)}-{work.seed} {entry['name']}",
-                seed,
-                data,
-                image_form(data.spec),
-                work.config.runtime.precision,
-                work.config.runtime.graphs,
-            )
-            label = {"architecture": entry["name"], "seed": seed}
+    several = len(architectures) * len(recipe.seeds) > 1
 
-            def show(row: dict[str, Any], prefix: str = f"{name}." if several else "") -> None:
-                work.tracker.log_epoch({prefix + k: v for k, v in row.items()}, step=row["epoch"])
+    def show(network: str, row: dict[str, Any]) -> None:
+        prefix = f"{network}." if several else ""
+        work.tracker.log_epoch({prefix + key: value for key, value in row.items()}, step=row["epoch"])
 
-            outcome = run_loop(job, work.checkpoint(name), show)
-            folder = work.folder / "weights"
-            for epoch, weights in job.earlier.items():
-                save_weights(weights, folder / weights_file(entry["name"], seed, epoch), about)
-            save_weights(weights_of(job.result()), folder / weights_file(entry["name"], seed), about)
-            last = {key: outcome.history[-1][key] for key in ("train_loss", "train_acc")}
-            results.append({"name": entry["name"], "id": entry["id"], "seed": seed, **last})
-            history += [{**label, **row} for row in outcome.history]
-            seconds, resumed = seconds + outcome.seconds, resumed + outcome.resumed
-    (work.folder / "weights").mkdir(exist_ok=True)  # an output, of no file where nothing is retrained
+    trial = f"{seed_name(work.method)}-{work.seed}"
+    results: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    seconds, resumed = 0.0, 0
+    for network in retrain(architectures, recipe, work.config.runtime, data, trial, work.checkpoint, show):
+        for file, weights in network.weights.items():
+            save_weights(weights, folder / file, network.about)
+        results.append(network.result)
+        rows += network.rows
+        seconds, resumed = seconds + network.seconds, resumed + network.resumed
+    folder.mkdir(exist_ok=True)  # an output of the stage, empty where nothing is retrained
     write_record(work.folder / "retrain.json", "retrain", {**work.head, "results": results})
-    write_json(work.folder / "retrain.history.json", history)
-    work.write_metrics(
-        {
-            entry["name"]: {
-                figure: fmean(r[figure] for r in results if r["name"] == entry["name"])
-                for figure in ("train_loss", "train_acc")
-            }
-            for entry in (found if recipe.seeds else ())
-        }
-    )
+    write_json(work.folder / "retrain.history.json", rows)
+    work.write_metrics(summary(results))
     work.write_cost(seconds, recipe.epochs * len(data) * len(results), resumed)
 
 

@@ -1,4 +1,4 @@
-"""Fixtures for tests of jobs: real digits, a few of them, and jobs that take milliseconds a step."""
+"""Fixtures for tests of jobs: a few digits, and jobs that take milliseconds per step."""
 
 import copy
 from pathlib import Path
@@ -9,7 +9,6 @@ import torch
 from nas.architectures.genotypes import GENOTYPES
 from nas.config.params import parse_config
 from nas.config.yaml_file import read_yaml
-from nas.contracts import ImageForm
 from nas.data.dataset import load_split
 from nas.data.prepare import prepare
 from nas.methods import sections
@@ -44,17 +43,17 @@ def prepared(config, tmp_path_factory):
 
 @pytest.fixture
 def search_job(config, prepared):
-    """A search from its start: search_job("darts", seed=1)."""
+    """Builds a search at its start: search_job("darts", seed=1)."""
     return lambda method="darts", seed=0: SearchJob(config, method, seed, prepared, CPU)
 
 
 @pytest.fixture
 def retrain_job(config, prepared):
-    """A retraining from its start, with some values of its recipe changed."""
+    """Builds a retraining at its start, with changed values of its recipe."""
 
     def build(seed=0, identity="darts-0 main", precision="float32", device=CPU, graphs=False, **changes):
         data = load_split(prepared, "retrain", device)
-        form = ImageForm(*data.spec.shape, classes=data.spec.classes)
+        form = data.spec.form
         recipe = config.retrain.model_copy(update=changes)
         return RetrainJob(
             recipe, get_space("darts"), GENOTYPES["PDARTS"], identity, seed, data, form, precision, graphs
@@ -65,5 +64,5 @@ def retrain_job(config, prepared):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A checkpoint in a folder of its own, and nothing that asks to stop."""
+    """A checkpoint in a folder of its own, with no signal to stop."""
     return Checkpoint(tmp_path / "work" / "job.pt", Stop())

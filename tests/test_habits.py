@@ -1,9 +1,10 @@
-"""Rules of the project itself: package levels, light imports, a lock without hosts. Pages: tests/test_docs.py."""
+"""Rules about the project's own files: levels of packages, light imports, dependencies. Pages: tests/test_docs.py."""
 
 import ast
 import graphlib
 import json
 import re
+import resource
 import subprocess
 import sys
 import tomllib
@@ -11,14 +12,17 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from typer.main import get_command
 
+from nas.commands.main import app
 from nas.registry import METHODS
 
 PROJECT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 
-# docs/design.md draws this table. An arrow may run down or along a floor, but through no wall and in no circle.
+# docs/design.md draws this table. An import may go down or stay on a floor, but may not cross a wall or close a circle.
 FLOORS = {
+    "nas.__main__": 6,
     "nas.commands": 6,
     "stages": 5,
     "nas.project": 4,
@@ -53,12 +57,22 @@ WALLS = [
     ("nas.report", "nas.training"),
     *((f"nas.spaces.{one}", f"nas.spaces.{other}") for one in FAMILIES for other in FAMILIES if one < other),
 ]
-HEAVY = ("torch", "torchvision", "mlflow", "dvc", "sklearn", "matplotlib")
+HEAVY = ("torch", "torchvision", "mlflow", "dvc", "sklearn", "matplotlib", "rich")  # typer itself may load pydantic
 STAGES = sorted(path.stem for path in (PROJECT / "stages").glob("*.py") if "typer.Typer(" in path.read_text())
 
 
+def words(command, path=()):
+    """The words of every command and group: (), ("preset",), ("preset", "list"), ..."""
+    yield path
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from words(inner, (*path, name))
+
+
+COMMANDS = list(words(get_command(app)))
+
+
 def committed(path):
-    """The text of a file at HEAD: what somebody works on is none of our business."""
+    """The text of a file at HEAD, as uncommitted edits are not checked."""
     shown = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=PROJECT, capture_output=True, text=True, check=False)
     if shown.returncode:
         pytest.skip("not a Git checkout")
@@ -66,8 +80,8 @@ def committed(path):
 
 
 def test_the_figures_of_the_default_are_those_of_the_committed_evidence():
-    """In the header of its preset and in README's table; costs are of one quiet run, and not compared."""
-    found = {
+    """Those in the header of its preset and in README's table. Costs are not compared: they differ by run."""
+    recorded = {
         name: (f"{row['test_error_mean']:.2f}", f"{row['test_error_std']:.2f}")
         for name, row in json.loads(committed("report/results.metrics.json")).items()
         if "test_error_mean" in row
@@ -75,12 +89,12 @@ def test_the_figures_of_the_default_are_those_of_the_committed_evidence():
     header = re.sub(r"\s*\n# +", " ", committed("presets/digits.yaml").partition("# Cost:")[0])
     said = {name: figures for name, *figures in re.findall(r"([\w-]+) (\d+\.\d+) \+- (\d+\.\d+)", header)}
     names = {"is_nas": "is_nas eps=0", "and": "is_nas eps=0.3"}  # "is_nas .. % (eps 0) and .. % (eps 0.3"
-    assert {names.get(name, name): tuple(figures) for name, figures in said.items()} == found
+    assert {names.get(name, name): tuple(figures) for name, figures in said.items()} == recorded
     rows = [line.strip("| ").split(" | ") for line in committed("README.md").splitlines()]
     titles = {title: method for method, title in METHODS.items()}
     named = [(*row[0].partition(" eps="), row) for row in rows if len(row) == 7 and "±" in row[2]]
     table = {f"{titles[title]}{eps}{value}": row[2] for title, eps, value, row in named}
-    assert table == {name: " ± ".join(figures) for name, figures in found.items()}
+    assert table == {name: " ± ".join(figures) for name, figures in recorded.items()}
 
 
 def module_name(path):
@@ -88,7 +102,7 @@ def module_name(path):
 
 
 def room(module):
-    """`nas.spaces.darts.cells` -> `nas.spaces.darts`, the narrowest room; None for a module of another project."""
+    """`nas.spaces.darts.cells` -> `nas.spaces.darts`, the innermost room; None for a module of another project."""
     parts = module.split(".")
     if parts[0] not in ("nas", "stages"):
         return None
@@ -101,7 +115,7 @@ def within(place, area):
 
 
 def imports(path):
-    """Every module that a file imports, inside functions too."""
+    """Every module that a file imports, also inside functions."""
     package = module_name(path).split(".") if path.name == "__init__.py" else module_name(path).split(".")[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -113,24 +127,49 @@ def imports(path):
 
 
 SOURCES = sorted([*PROJECT.glob("nas/**/*.py"), *PROJECT.glob("stages/**/*.py")])
+MODULES = {module_name(path): path for path in SOURCES}
 
 
 def arrows(path):
-    """(room of the file, room of an import, the import), for the imports from other rooms."""
+    """(room of the file, room of the import, the import) for each import from another room."""
     here = room(module_name(path))
     return {(here, room(module), module) for module in imports(path) if room(module) not in (None, here)}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
-def test_no_arrow_between_rooms_runs_up_or_through_a_wall(path):
+def test_no_import_goes_up_or_through_a_wall(path):
     for here, there, module in arrows(path):
         for place in (here, there):
-            assert place in FLOORS, f"{place} has no floor: draw it in docs/design.md, then name it here"
+            assert place in FLOORS, f"{place} has no floor: add it to docs/design.md and to FLOORS"
         assert FLOORS[there] <= FLOORS[here], f"{module} lies above"
         for one, other in WALLS:
             sides = (within(here, one) and within(there, other)), (within(here, other) and within(there, one))
             assert not any(sides), f"{module} lies behind a wall"
-        assert there != "nas.tracking" or here in ("stages", "nas.commands"), "tracking is called from above alone"
+        assert there != "nas.tracking" or here in ("stages", "nas.commands"), (
+            "only stages and commands may call tracking"
+        )
+
+
+def files_imported(path):
+    """The files of this project that a file imports, `name` of `from package import name` among them if a module."""
+    package = module_name(path).split(".") if path.name == "__init__.py" else module_name(path).split(".")[:-1]
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*above, *filter(None, [node.module])])
+            modules = {f"{origin}.{alias.name}" for alias in node.names}
+            names |= {name if name in MODULES else origin for name in modules}
+    return {MODULES[name] for name in names if name in MODULES} - {path}
+
+
+def test_files_import_each_other_in_no_circle():
+    files: graphlib.TopologicalSorter[Path] = graphlib.TopologicalSorter()
+    for path in SOURCES:
+        files.add(path, *files_imported(path))
+    files.prepare()  # raises CycleError, which names the circle
 
 
 def test_rooms_import_each_other_in_no_circle():
@@ -142,7 +181,7 @@ def test_rooms_import_each_other_in_no_circle():
 
 
 def loaded_by(code):
-    """Which of the heavy packages are loaded after running `code` in a fresh interpreter."""
+    """The heavy packages that are loaded after running `code` in a new interpreter."""
     code += f"\nimport sys\nprint(*[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     return done.stderr.split()
@@ -163,6 +202,30 @@ except SystemExit as end:
     assert not end.code, end.code
 """
     assert loaded_by(run) == []
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_command_answers_help_without_loading_anything_heavy(words):
+    run = f"""
+from nas.commands.main import app
+try:
+    app({[*words, "--help"]!r})
+except SystemExit as end:
+    assert not end.code, end.code
+"""
+    assert loaded_by(run) == []
+
+
+def test_help_takes_less_than_half_a_second():
+    """Of CPU time, as the machine may be busy."""
+
+    def seconds():
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return spent.ru_utime + spent.ru_stime
+
+    before = seconds()
+    subprocess.run([sys.executable, "-m", "nas", "--help"], cwd=PROJECT, capture_output=True, check=True)
+    assert seconds() - before < 0.5
 
 
 def dependencies():

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from nas.architectures.genotypes import GENOTYPES
-from nas.commands.export import app
+from nas.commands.main import app
 from nas.data.dataset import Stream, load_split
 from nas.records import RecordError
 from nas.trained_network import export, load_network
@@ -57,7 +57,7 @@ def test_an_exported_program_needs_torch_alone_and_takes_any_batch(trained, tmp_
     _, path = trained
     loaded, out = load_network(path), tmp_path / "program" / "mine.pt2"
     out.parent.mkdir()
-    said = CliRunner().invoke(app, [str(path), str(out)])
+    said = CliRunner().invoke(app, ["export", str(path), str(out)])
     assert said.exit_code == 0, said.output
     assert "float32 [batch, 1, 8, 8], pixels from 0 to 1 -> logits [batch, 10]. Classes: 0, 1, 2" in said.output
     images = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -82,16 +82,16 @@ def test_what_is_no_such_file_is_refused(trained, tmp_path):
     with pytest.raises(RecordError, match=r"text\.safetensors: not a readable file of weights"):
         load_network(tmp_path / "text.safetensors")
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(RecordError, match="does not say which network"):
+    with pytest.raises(RecordError, match="no description of a network"):
         load_network(tmp_path / "other.safetensors")
-    for said, message in (("{", "is no JSON"), ('{"data": {}}', "not weights that this version can build")):
+    for said, message in (("{", "is not JSON"), ('{"data": {}}', "this version cannot build the network")):
         save_file({"weight": torch.zeros(1)}, tmp_path / "strange.safetensors", {DESCRIPTION: said})
         with pytest.raises(RecordError, match=message):
             load_network(tmp_path / "strange.safetensors")
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     save_file({"weight": torch.zeros(1)}, tmp_path / "strange.safetensors", metadata)
-    with pytest.raises(RecordError, match="not weights that this version can build"):
+    with pytest.raises(RecordError, match="this version cannot build the network"):
         load_network(tmp_path / "strange.safetensors")
     cut = tmp_path / "cut.safetensors"
     shutil.copy(path, cut)
@@ -99,7 +99,7 @@ def test_what_is_no_such_file_is_refused(trained, tmp_path):
         file.truncate(path.stat().st_size // 2)
     with pytest.raises(RecordError, match=r"cut\.safetensors: not a readable file of weights"):
         load_network(cut)
-    refused = CliRunner().invoke(app, [str(path), str(tmp_path / "mine.onnx")])
+    refused = CliRunner().invoke(app, ["export", str(path), str(tmp_path / "mine.onnx")])
     assert (refused.exit_code, refused.stderr.startswith("error: ")) == (1, True)
     assert not (tmp_path / "mine.onnx").exists()
 

@@ -1,6 +1,6 @@
-"""A retrained network as one file that needs nothing of this project. By hand: no stage of the pipeline.
+"""`nas export`: write a retrained network as a torch.export program, which needs only torch to run.
 
-python -m nas.commands.export runs/darts-0/weights/main-0.safetensors digits.pt2
+nas export runs/darts-0/weights/main-0.safetensors digits.pt2
 """
 
 from pathlib import Path
@@ -10,23 +10,24 @@ import typer
 
 from nas.project import clear_errors
 
-app = typer.Typer(add_completion=False, help=__doc__)
 SUFFIX = ".pt2"
 
 
 class ExportError(ValueError):
-    """A file that cannot be written."""
+    """The name of the file to write has the wrong suffix."""
 
 
-@app.command()
 @clear_errors
 def export(
-    weights: Annotated[Path, typer.Argument(help="What retrain wrote: runs/<key>/weights/*.safetensors.")],
+    weights: Annotated[Path, typer.Argument(help="A file that retrain wrote: runs/<key>/weights/*.safetensors.")],
     out: Annotated[Path, typer.Argument(help="The file to write, *.pt2.")],
 ) -> None:
-    """Write the network of WEIGHTS, its normalisation included, as a program of torch.export."""
+    """Write a retrained network as a torch.export program.
+
+    The program includes the normalisation of the images and needs only torch to run.
+    """
     if out.suffix != SUFFIX:
-        raise ExportError(f"{out}: expected a name that ends in {SUFFIX}, torch.export's form")
+        raise ExportError(f"{out}: expected a name that ends in {SUFFIX}, the suffix of torch.export programs")
 
     from nas import trained_network as networks
 
@@ -37,7 +38,3 @@ def export(
         f"{out}: float32 [batch, {channels}, {height}, {width}], pixels from 0 to 1 -> logits [batch, "
         f"{network.spec.classes}]. Classes: {', '.join(network.spec.class_names)}"
     )
-
-
-if __name__ == "__main__":
-    app()

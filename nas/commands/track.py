@@ -1,21 +1,22 @@
-"""MLflow shows what ran; it decides nothing. Make its database, fill it again from the records, or look at it."""
+"""`nas track`: the MLflow view of the runs. It is made from the records and can be rebuilt at any time."""
 
 import os
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from nas.project import RUNS, clear_errors, load
+from nas.project import PARAMS, RUNS, clear_errors, load, require
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 HERE = Path()
 
 
 @app.command()
 @clear_errors
 def init() -> None:
-    """Make or upgrade the database, so that parallel stages find it ready. Seconds."""
+    """Create or upgrade MLflow's database. Takes seconds."""
     from nas.tracking.view import View
 
     View(HERE)
@@ -24,7 +25,7 @@ def init() -> None:
 @app.command()
 @clear_errors
 def rebuild() -> None:
-    """Log every expected trial from runs/. What the view shows already is left as it is."""
+    """Add every trial of params.yaml from its records in runs/. Runs that the view has are left alone."""
     from nas.tracking import rebuild
     from stages.trial import params_of
 
@@ -35,19 +36,16 @@ def rebuild() -> None:
 
 @app.command()
 @clear_errors
-def ui(port: int = typer.Option(5000, help="Of 127.0.0.1.")) -> None:
+def ui(port: Annotated[int, typer.Option(help="The port on 127.0.0.1.")] = 5000) -> None:
     """Serve MLflow's pages until Ctrl-C."""
     from nas.tracking.view import SQLITE, View, tracking_uri
 
     uri = tracking_uri(HERE)
     if not uri.startswith(SQLITE):
-        typer.echo("MLFLOW_TRACKING_URI names a server: open that address")
+        typer.echo("MLFLOW_TRACKING_URI names a server: open its address in a browser")
         return
+    require(PARAMS)  # the database lies in the project folder
     View(HERE)
     where = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
-    command = ["mlflow", "ui", *where, "--workers", "1"]  # one reader; each worker imports MLflow anew
+    command = ["mlflow", "ui", *where, "--workers", "1"]  # one worker: each imports MLflow, which takes seconds
     os.execv(sys.executable, [sys.executable, "-m", *command])  # noqa: S606 (no shell is the point)
-
-
-if __name__ == "__main__":
-    app()

@@ -1,7 +1,7 @@
-"""An ablation: one question as a small file. Each of its variants becomes whole, validated parameters.
+"""Reading an ablation: a file of variants, each of which becomes complete, validated parameters.
 
-presets/ablations/<name>.yaml has two keys: `common`, the changes of all variants, and `variants`, label -> changes;
-both are nested as params.yaml is. They are laid over the params.yaml of the moment, so any protocol can be ablated.
+presets/ablations/<name>.yaml has two keys: `common`, changes of all variants, and `variants`, label -> changes. Both
+are nested like params.yaml. They are merged into the current params.yaml, so any protocol can be ablated.
 """
 
 import copy
@@ -18,11 +18,13 @@ from nas.commands.preset import merge
 from nas.config.params import Config
 from nas.config.sections import ParamsError, Section, validate
 from nas.config.yaml_file import read_yaml
-from nas.project import PARAMS, parse
+from nas.project import PARAMS, parse, require
 from nas.records import canonical
 
 FOLDER = Path("presets/ablations")
-LABEL = re.compile(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*")  # ends the name of an experiment, which Git has to accept
+LABEL = re.compile(
+    r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*"
+)  # part of the experiment's name, which has to be a valid Git ref
 
 
 class Ablation(Section):
@@ -34,7 +36,7 @@ class Ablation(Section):
     def labels_that_name_experiments(cls, variants: Any) -> Any:
         for label in variants if isinstance(variants, dict) else ():
             if not isinstance(label, str):
-                raise ValueError(f"label {label!r} is no text for YAML: put it in quotes")
+                raise ValueError(f"label {label!r} is not a string in YAML: put it in quotes")
             if not LABEL.fullmatch(label):
                 raise ValueError(f"label '{label}': expected letters and digits, with . _ or - between them")
         return variants
@@ -42,7 +44,7 @@ class Ablation(Section):
 
 @dataclass(frozen=True)
 class Variant:
-    """`params` is the whole tree of its params.yaml, `overrides` what leads there, as `dvc exp run -S` takes it."""
+    """`params` is the complete tree of its params.yaml; `overrides` are the options of `dvc exp run -S` for it."""
 
     label: str
     experiment: str
@@ -52,26 +54,21 @@ class Variant:
 
 
 def names() -> list[str]:
-    """Every ablation.
-
-    Raises:
-        ParamsError: there is no folder of ablations here.
-    """
-    if not FOLDER.is_dir():
-        raise ParamsError(f"{FOLDER}: no such folder; run from the project's folder")
+    """The names of all ablations. Raises ProjectError outside a project."""
+    require(FOLDER)
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def headline(name: str) -> str:
-    """The first line of the file: the question."""
+    """The first line of the file, which asks the ablation's question."""
     return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
 
 
 def read(name: str, params: Path = PARAMS) -> list[Variant]:
-    """The variants of ablation `name` over a parameter file, in the order of the file.
+    """The variants of ablation `name`, merged into a parameter file, in the order of the ablation's file.
 
     Raises:
-        ParamsError: there is no such ablation, or it or one of its variants cannot be used; names file, variant, key.
+        ParamsError: the ablation does not exist, or it or a variant cannot be used; names file, variant and key.
     """
     known = names()
     if name not in known:
@@ -89,16 +86,16 @@ def read(name: str, params: Path = PARAMS) -> list[Variant]:
 def _variant(name: str, label: str, base: dict[str, Any], layers: tuple[dict[str, Any], ...], source: str) -> Variant:
     tree = copy.deepcopy(base)
     for layer in layers:
-        merge(tree, copy.deepcopy(layer))  # a list that two variants hold is none of `common` any more
+        merge(tree, copy.deepcopy(layer))  # variants must not share the lists of `common`
     config = parse(tree, source)
     return Variant(label, f"ablation-{name}-{label}", tree, config, overrides(base, tree))
 
 
 def overrides(base: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """The options of `dvc exp run -S` that turn one tree into the other, in Hydra's grammar; keys only come."""
+    """The options of `dvc exp run -S` that turn `base` into `wanted`, in Hydra's grammar. No key is removed."""
     before = dict(leaves(base))
     return [
-        f"++{key}={hydra(value)}"  # ++ sets a key whether or not it is there
+        f"++{key}={hydra(value)}"  # ++ sets a key whether or not it exists
         for key, value in leaves(wanted)
         if key not in before or canonical(before[key]) != canonical(value)
     ]
@@ -114,9 +111,9 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def hydra(value: Any) -> str:
-    """A value in Hydra's grammar: text always in quotes, in which a backslash is itself except before a quote."""
+    """A value in Hydra's grammar: text always in quotes, where a backslash escapes only before a quote."""
     if isinstance(value, list):
         return "[" + ",".join(hydra(item) for item in value) + "]"
     if isinstance(value, str):
-        return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value) + "'"
+        return "'" + re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value) + "'"
     return json.dumps(value)

@@ -55,7 +55,7 @@ def load_split(folder: Path, name: str, device: torch.device) -> ImageSet:
         RecordError: spec.json or the split's record is missing.
         DataError: the files do not belong together.
     """
-    spec = DataSpec.from_dict(read_record(folder / "spec.json", "data"))
+    spec = DataSpec.read(folder)
     record = folder / "splits" / f"{name}.json"
     split = read_record(record, "split")
     part, indices = split["part"], torch.tensor(split["indices"], dtype=torch.int64)

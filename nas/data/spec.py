@@ -2,7 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from nas.records import read_record
+
+if TYPE_CHECKING:
+    from nas.contracts import ImageForm
 
 
 class DataError(ValueError):
@@ -20,6 +26,18 @@ class DataSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     counts: Mapping[str, int]  # part -> number of images
+
+    @property
+    def form(self) -> "ImageForm":
+        """The form of the images that networks are built for. Imports torch."""
+        from nas.contracts import ImageForm
+
+        return ImageForm(*self.shape, classes=self.classes)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The spec in `folder`/spec.json. Raises RecordError if the record is missing."""
+        return cls.from_dict(read_record(folder / "spec.json", "data"))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it: `DataSpec.from_dict` gives an equal one back."""

@@ -1,1 +1,1 @@
-"""Loops, checkpoints, determinism."""
+"""Searching, deriving, retraining and evaluating; the training loop, checkpoints and determinism."""

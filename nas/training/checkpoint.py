@@ -1,7 +1,7 @@
 """Checkpoints: one file per job, outside DVC's outs, in a folder named by the fingerprint of the work.
 
-The same fingerprint goes on where it stopped; another starts clean; success deletes. A signal to stop is obeyed at
-the next step, after a checkpoint, or at once where there is none.
+Work with the same fingerprint resumes where it stopped, other work starts afresh, and success deletes the folder.
+SIGTERM and SIGINT stop a job at the next step, after saving a checkpoint; work without checkpoints stops at once.
 """
 
 import fcntl
@@ -22,28 +22,29 @@ import torch
 from nas.records import replacing
 
 DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
-FORMAT = 1  # of what a checkpoint holds; part of every fingerprint
+FORMAT = 1  # version of a checkpoint's content; part of every fingerprint
 
 
 class BusyError(ValueError):
-    """Another live process works on the same stage."""
+    """Another live process is running the same stage."""
 
 
 class Interrupted(BaseException):
-    """Asked to stop by a signal. The next `dvc repro` goes on from what the checkpoint holds, if anything was saved."""
+    """Stopped by a signal. The next `dvc repro` resumes from the checkpoint, if one was saved."""
 
     mlflow_status = "KILLED"
 
     def __init__(self, signum: int, saved: bool) -> None:
-        after = "goes on from the checkpoint" if saved else "begins this stage again"
+        after = "resumes from the checkpoint" if saved else "restarts this stage"
         super().__init__(f"stopped by {signal.Signals(signum).name}; the next `dvc repro` {after}")
         self.exit_code = 128 + signum
 
 
 class Stop:
-    """Whether a signal has asked to stop. Installed for the length of a `with`.
+    """Records SIGTERM and SIGINT for the length of a `with`.
 
-    Work without checkpoints stops at once, as nothing would look at `signum`; with one it stops where that is saved.
+    `signum`: the signal received, None before. `waits`: whether a checkpoint looks at `signum`. If none does, a signal
+    raises Interrupted at once.
     """
 
     def __init__(self) -> None:
@@ -65,7 +66,7 @@ class Stop:
 
 
 class Checkpoint:
-    """The file of one job. `every` seconds a step may save; the end of an epoch always does."""
+    """The file of one job, saved at the end of every epoch and, at the earliest after `every` seconds, at a step."""
 
     def __init__(self, path: Path, stop: Stop, every: float = 60.0) -> None:
         self.path, self.stop, self.every = path, stop, every
@@ -73,8 +74,11 @@ class Checkpoint:
         self.saved = time.monotonic()
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
-        """The saved state, None when there is none. A damaged file costs a warning: it is put aside, and the job starts
-        clean. What goes wrong on the device, as when its memory is full, is no fault of the file."""
+        """The saved state, or None if absent.
+
+        A damaged file is renamed to *.damaged with a warning, and the job starts afresh. Errors of the device, such as
+        a full memory, are raised: the file is not their cause.
+        """
         if not self.path.exists():
             return None
         try:
@@ -84,17 +88,17 @@ class Checkpoint:
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
             aside = self.path.with_suffix(".damaged")
             self.path.replace(aside)
-            print(f"warning: {aside}, a checkpoint, cannot be read ({error}); starting clean", file=sys.stderr)
+            print(f"warning: {aside}: cannot read this checkpoint ({error}); starting afresh", file=sys.stderr)
             return None
         return state
 
     def save(self, state: dict[str, Any]) -> None:
-        with replacing(self.path) as beside:
-            torch.save(state, beside)
+        with replacing(self.path) as new:
+            torch.save(state, new)
         self.saved = time.monotonic()
 
     def step(self, state: Callable[[], dict[str, Any]]) -> None:
-        """After a step: save when it is time or when a signal asked to stop; in the latter case raise Interrupted."""
+        """Call after a step. Saves if it is time to; after a signal saves and raises Interrupted."""
         if self.stop.signum is not None:
             self.save(state())
             raise Interrupted(self.stop.signum, saved=True)
@@ -104,10 +108,10 @@ class Checkpoint:
 
 @contextmanager
 def workplace(folder: Path) -> Iterator[Stop]:
-    """The folder of a stage's checkpoints, for one process at a time; deleted when the work ends well.
+    """Reserve the folder of a stage's checkpoints for this process; delete it if the work succeeds.
 
     Raises:
-        BusyError: another live process has it, for instance one that outlived a killed `dvc`.
+        BusyError: another live process holds it, for instance one that outlived a killed `dvc`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+") as lock:
@@ -116,7 +120,7 @@ def workplace(folder: Path) -> Iterator[Stop]:
         except OSError:
             lock.seek(0)
             raise BusyError(
-                f"process {lock.read().strip() or '?'} already works on this stage; wait for it or stop it first"
+                f"process {lock.read().strip() or '?'} is already running this stage; wait for it to finish or stop it"
             ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))

@@ -1,7 +1,7 @@
-"""The one loop: epochs of steps over a job, checkpointed at steps, exact on resume.
+"""The training loop: epochs of steps over a job, checkpointed at steps. Resuming gives the same bits.
 
-A job is a search or a retraining. It is a pure function of its seed and its step counter, given the state that it
-saves; the loop adds the generators' state, the epoch, the step, the history and the time spent so far.
+A job is a search or a retraining. Given its saved state, it is a pure function of its seed and its step counter. The
+loop saves in addition the state of the random generators, the epoch, the step, the history and the time spent.
 """
 
 import math
@@ -21,11 +21,11 @@ Row = dict[str, Any]
 
 
 class DivergedError(ValueError):
-    """The loss is no longer a number."""
+    """The loss is not finite."""
 
 
 class Job(ABC):
-    """What the loop drives. `images` is the number of images that one epoch trains on."""
+    """What the loop runs. `images` is the number of images that one epoch trains on."""
 
     name: str
     device: torch.device
@@ -50,20 +50,22 @@ class Job(ABC):
 
 
 class Outcome:
-    """What a finished job leaves beside its own state."""
+    """What a finished job returns in addition to its own state."""
 
     def __init__(self, history: list[Row], seconds: float, resumed: int) -> None:
         self.history, self.seconds, self.resumed = history, seconds, resumed
 
 
 def run(job: Job, checkpoint: Checkpoint, on_row: Callable[[Row], None]) -> Outcome:
-    """Drive the job to its end, from its checkpoint when there is one; `on_row` sees the row of each epoch.
+    """Run the job to its end, from its checkpoint if there is one.
 
-    On resume it sees those from before once more: nobody knows whether whoever watches got them.
+    Args:
+        on_row: called with the row of each epoch. On resume it is called for the earlier epochs again, as it may have
+            missed them.
 
     Raises:
         DivergedError: the training loss of an epoch is not finite.
-        Interrupted: a signal asked to stop; everything up to the last step is saved.
+        Interrupted: stopped by a signal; everything up to the last step is saved.
     """
     epoch = step = resumed = 0
     history: list[Row] = []
@@ -100,8 +102,8 @@ def run(job: Job, checkpoint: Checkpoint, on_row: Callable[[Row], None]) -> Outc
         if step == 0:
             job.start_epoch(epoch)
         while step < job.steps:
-            found = job.step(epoch, step)
-            tally = found if tally is None else tally + found
+            counted = job.step(epoch, step)
+            tally = counted if tally is None else tally + counted
             step += 1
             progress.step(epoch, step)
             if step < job.steps:

@@ -1,4 +1,4 @@
-"""Lines that say how far a job is, how fast it runs and when it will be done. On standard output, for logs and eyes."""
+"""Lines on standard output that report the progress, speed and remaining time of a job."""
 
 import time
 from typing import Any
@@ -12,7 +12,7 @@ class Progress:
         self.first, self.started = done, time.monotonic()
         self.printed = self.started
         if done:
-            print(f"{name}: goes on from epoch {done:.2f} of {epochs}", flush=True)
+            print(f"{name}: resumes from epoch {done:.2f} of {epochs}", flush=True)
 
     def step(self, epoch: int, step: int) -> None:
         if time.monotonic() - self.printed > EVERY:

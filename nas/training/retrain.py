@@ -1,14 +1,17 @@
-"""Training a found network from scratch, as a job. One recipe for every method (DARTS, cnn/train.py)."""
+"""Training networks from scratch, by one recipe for every method (DARTS, cnn/train.py)."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nas.config.params import Retrain, Size
+from nas.config.params import Retrain, Runtime, Size
 from nas.contracts import ImageForm, Space
 from nas.data.dataset import Batch, ImageSet, Stream
 from nas.data.spec import DataSpec
@@ -16,15 +19,91 @@ from nas.engine.placement import place
 from nas.engine.schedules import cosine, drop_path, exponential, linear, one_cycle, warmed
 from nas.engine.tasks import Classification, Tally, judge
 from nas.records import canonical, replacing
+from nas.training.checkpoint import Checkpoint
 from nas.training.determinism import derived_seed, seed_everything
-from nas.training.loop import Job, Row
+from nas.training.loop import Job, Row, run
+from nas.training.sized import SizedArchitecture
 
 Weights = dict[str, Tensor]
-DESCRIPTION = "network"  # the entry of a file of weights that says whose they are
+FIGURES = ("train_loss", "train_acc")  # of the last epoch, in retrain.json
+DESCRIPTION = "network"  # the metadata entry of a weights file that describes its network
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """One network after its training.
+
+    `weights`: file name -> weights, those of kept epochs first. `about` describes the network, see `description`.
+    """
+
+    sized: SizedArchitecture
+    seed: int
+    history: Sequence[Row]
+    weights: Mapping[str, Weights]
+    about: Mapping[str, Any]
+    seconds: float
+    resumed: int
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The row of the network in retrain.json."""
+        last = {key: self.history[-1][key] for key in FIGURES}
+        return {**self.sized.label, "seed": self.seed, **last}
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of the network in retrain.history.json."""
+        return [{"architecture": self.sized.name, "seed": self.seed, **row} for row in self.history]
+
+
+def retrain(
+    architectures: Sequence[SizedArchitecture],
+    recipe: Retrain,
+    runtime: Runtime,
+    data: ImageSet,
+    trial: str,
+    checkpoint: Callable[[str], Checkpoint],
+    on_row: Callable[[str, Row], None],
+) -> Iterator[Retrained]:
+    """Train every architecture with every retrain seed, one after the other; yields each network when it is done.
+
+    Args:
+        trial: names the trial; part of every network's seed.
+        checkpoint: network, for instance "main-0" -> its checkpoint. A network resumes where it stopped.
+        on_row: called with the network and the row of each epoch.
+    """
+    for sized in architectures:
+        size = recipe.at(sized.channels)
+        about = description(sized.architecture.to_dict(), size, data.spec)
+        for seed in recipe.seeds:
+            name = f"{sized.name}-{seed}"
+            job = RetrainJob(
+                size,
+                sized.space,
+                sized.architecture,
+                f"{trial} {sized.name}",
+                seed,
+                data,
+                data.spec.form,
+                runtime.precision,
+                runtime.graphs,
+            )
+            outcome = run(job, checkpoint(name), partial(on_row, name))
+            weights = {weights_file(sized.name, seed, epoch): kept for epoch, kept in job.earlier.items()}
+            weights[weights_file(sized.name, seed)] = weights_of(job.result())
+            yield Retrained(sized, seed, outcome.history, weights, about, outcome.seconds, outcome.resumed)
+
+
+def summary(results: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Architecture -> its results averaged over the retrain seeds."""
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for result in results:
+        rows.setdefault(result["name"], []).append(result)
+    return {name: {key: fmean(row[key] for row in own) for key in FIGURES} for name, own in rows.items()}
 
 
 class RetrainJob(Job):
-    """One architecture, one retrain seed. `identity` names the trial and the architecture: it enters the seed."""
+    """One architecture with one retrain seed. `identity` names trial and architecture; the seeds derive from it."""
 
     def __init__(
         self,
@@ -48,13 +127,13 @@ class RetrainJob(Job):
         self.network = place(network, self.device, precision, graphs)
         self.parameters = list(self.network.parameters())
         self.average = Average(self.network, recipe.ema) if recipe.ema else None
-        self.earlier: dict[int, Weights] = {}  # of the last epochs before the last, where these are measured, too
+        self.earlier: dict[int, Weights] = {}  # epoch -> weights; the epochs of `kept_epochs`
         self.optimiser = torch.optim.SGD(
             self.parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, foreach=True
         )
 
     def result(self) -> nn.Module:
-        """The network that is measured: as it is trained by now, or the moving average of its weights."""
+        """The network to measure: the trained one, or the moving average of its weights if `ema` is set."""
         return self.space.trained(self.network if self.average is None else self.average.network)
 
     def start_epoch(self, epoch: int) -> None:
@@ -105,21 +184,20 @@ class RetrainJob(Job):
 
 
 def kept_epochs(recipe: Retrain) -> range:
-    """The epochs before the last one whose weights are kept, to be measured beside it."""
+    """The epochs before the last whose weights are kept, so that evaluation measures them too (`best_of_last`)."""
     return range(recipe.epochs - recipe.best_of_last, recipe.epochs - 1)
 
 
 class Average:
-    """The moving average of a network over its steps, batch norms' statistics too; the first one counts whole.
+    """The exponential moving average of a network's weights and batch norm statistics; the first step is copied.
 
-    torch's AveragedModel waits for a GPU at every step, and averages whole numbers (counters, indices) to others.
+    torch's AveragedModel synchronises with the GPU at every step, and averages integers (counters, indices).
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network, self.decay, self.steps = copy.deepcopy(network), decay, 0
-        vars(self.network).pop(
-            "forward", None
-        )  # as nas.engine.placement placed it, it runs the network that is trained
+        # nas.engine.placement sets `forward` on the instance, and the copied one would run the trained network.
+        vars(self.network).pop("forward", None)
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
@@ -146,7 +224,7 @@ def tensors(network: nn.Module) -> Iterator[Tensor]:
 
 
 def learning_rate(epoch: int, recipe: Retrain) -> float:
-    """That of an epoch, from 0. A warm-up takes the place of the schedule's first values and delays none of them."""
+    """The learning rate of an epoch, from 0. A warm-up replaces the schedule's first values and delays none."""
     match recipe.schedule:
         case "cosine":
             planned = cosine(epoch, recipe.epochs, recipe.lr, recipe.lr_min)
@@ -166,13 +244,13 @@ def measure(network: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]
 
 
 def weights_of(network: nn.Module) -> Weights:
-    """What evaluation needs, so no auxiliary head; a copy on the CPU."""
+    """A copy on the CPU of the weights that evaluation needs: all but the auxiliary head's."""
     kept = {name: value for name, value in network.state_dict().items() if not name.startswith("auxiliary.")}
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in kept.items()}
 
 
 def description(architecture: Mapping[str, Any], size: Size, spec: DataSpec) -> dict[str, Any]:
-    """All that it takes to build a network again, beside its weights. `architecture`: as in its record."""
+    """What is needed, in addition to its weights, to build a network again. `architecture`: as in its record."""
     return {
         "architecture": architecture,
         "size": {key: getattr(size, key) for key in Size.model_fields},
@@ -181,15 +259,15 @@ def description(architecture: Mapping[str, Any], size: Size, spec: DataSpec) -> 
 
 
 def save_weights(weights: Weights, path: Path, about: Mapping[str, Any]) -> None:
-    """As safetensors with their description: equal weights are equal bytes (the one entry has no order to lose)."""
+    """Write safetensors with their description. Equal weights give equal bytes: the metadata has only one entry."""
     from safetensors.torch import save_file
 
-    with replacing(path) as beside:
-        save_file(weights, beside, {DESCRIPTION: canonical(about)})
+    with replacing(path) as new:
+        save_file(weights, new, {DESCRIPTION: canonical(about)})
 
 
 def weights_file(name: str, seed: int, epoch: int | None = None) -> str:
-    """Of an architecture and a retrain seed, at the end of an epoch or at the very end."""
+    """The file name of the weights after `epoch`; without `epoch`, after the last one."""
     return f"{name}-{seed}.safetensors" if epoch is None else f"{name}-{seed}.epoch-{epoch}.safetensors"
 
 

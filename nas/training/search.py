@@ -1,14 +1,17 @@
-"""A search as a job: a method and its two halves of the training data."""
+"""A search: a method, trained on the two halves of its data."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from nas.architectures.base import ArchitectureError
 from nas.collapse import collapsed, parameterless
-from nas.config.params import Config
-from nas.contracts import ImageForm
+from nas.config.params import Config, Size
+from nas.config.sections import ParamsError
+from nas.contracts import ImageForm, Space
 from nas.data.dataset import Batch, Stream, load_split
 from nas.data.spec import DataSpec
 from nas.engine.tasks import Tally
@@ -16,16 +19,85 @@ from nas.methods import method_module
 from nas.methods.shared.base import SearchMethod, Setting
 from nas.registry import seed_name
 from nas.spaces.registry import get_space
+from nas.training.checkpoint import Checkpoint
 from nas.training.determinism import derived_seed, seed_everything
-from nas.training.loop import Job, Row
+from nas.training.loop import Job, Row, run
 
 
-def image_form(spec: DataSpec) -> ImageForm:
-    return ImageForm(*spec.shape, classes=spec.classes)
+@dataclass(frozen=True)
+class Searched:
+    """What a search ends with. `state` is all that derive needs; `passes` counts images, `macs` multiply-adds."""
+
+    space: str
+    state: dict[str, Any]
+    passes: Mapping[str, int]
+    macs: int
+    history: Sequence[Row]
+    seconds: float
+    resumed: int
+
+    @property
+    def images(self) -> int:
+        """Images that went forward and backward."""
+        return sum(self.passes.values())
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The numbers of the last epoch, the number of collapsed cell types, and multiply-adds in tera (`macs_t`)."""
+        row = self.history[-1] if self.history else {}  # empty where nothing is searched
+        last = {name: value for name, value in row.items() if not name.startswith(("ops.", "incumbent"))}
+        collapse = {"collapsed": len(collapsed(row))} if "parameterless" in last else {}
+        return {**last, **collapse, "macs_t": self.macs / 1e12}
+
+
+def search(
+    config: Config,
+    method: str,
+    seed: int,
+    prepared: Path,
+    device: torch.device,
+    checkpoint: Checkpoint,
+    on_row: Callable[[Row], None],
+) -> Searched:
+    """Search by one method and seed, from its checkpoint if there is one.
+
+    Args:
+        prepared: the folder that `prepare` writes.
+        on_row: called with the row of each epoch.
+
+    Raises:
+        ParamsError: the space has no networks of the size in `retrain`.
+    """
+    space = config.search[method].space
+    refuse_size(get_space(space), DataSpec.read(prepared).form, config.retrain)
+    job = SearchJob(config, method, seed, prepared, device)
+    outcome = run(job, checkpoint, on_row)
+    searched = job.method
+    return Searched(
+        space,
+        searched.search_state(),
+        searched.passes,
+        searched.macs(),
+        outcome.history,
+        outcome.seconds,
+        outcome.resumed,
+    )
+
+
+def refuse_size(space: Space, form: ImageForm, size: Size) -> None:
+    """Check the size of the networks to retrain, so that an impossible one is reported before the search.
+
+    Raises:
+        ParamsError: the space has no networks of this size.
+    """
+    try:
+        space.check(form, size)
+    except ArchitectureError as error:
+        raise ParamsError(f"params.yaml: 'retrain': {error}") from None
 
 
 class SearchJob(Job):
-    """The method's epochs over the weight half; the architecture half runs beside it, restarted when exhausted."""
+    """The method's epochs over the weight half. The architecture half is read in parallel and restarted at its end."""
 
     def __init__(self, config: Config, method: str, seed: int, prepared: Path, device: torch.device) -> None:
         common, params = config.common, config.search[method]
@@ -39,36 +111,36 @@ class SearchJob(Job):
         seed_everything("search", seed_name(method), seed)
         runtime = config.runtime
         self.space = get_space(params.space)
-        form, precision = image_form(train.spec), runtime.precision
+        form, precision = train.spec.form, runtime.precision
         setting = Setting(self.space, form, common, device, precision, self.steps, runtime.graphs)
         self.method: SearchMethod[Any] = method_module(method).Method(params, setting)
         self.epochs = self.method.epochs
-        self.collapsed: dict[str, str] = {}  # as it was after the last epoch
+        self.collapsed: dict[str, str] = {}  # cell type -> message, after the last epoch
 
     def start_epoch(self, epoch: int) -> None:
         self.method.start_epoch(epoch)
 
     def step(self, epoch: int, step: int) -> Tally:
-        beside = divmod(epoch * self.steps + step, self.valid.steps)
-        return self.method.step(self.train.batch(epoch, step), self.valid.batch(*beside))
+        turn, at = divmod(epoch * self.steps + step, self.valid.steps)
+        return self.method.step(self.train.batch(epoch, step), self.valid.batch(turn, at))
 
     def end_epoch(self, epoch: int) -> Row:
         row = self.method.end_epoch(self._valid_pass)
-        self.epochs = self.method.epochs  # which may stop early
+        self.epochs = self.method.epochs  # a method may stop early
         if (share := parameterless(row)) is not None:
             row["parameterless"] = share
         self.warn(epoch, collapsed(row))
         return row | self._incumbent()
 
-    def warn(self, epoch: int, found: dict[str, str]) -> None:
-        """Of a collapse, when it begins."""
-        for kind in found.keys() - self.collapsed.keys():
-            print(f"warning: collapse in epoch {epoch + 1}: {found[kind]}", flush=True)
-        self.collapsed = found
+    def warn(self, epoch: int, messages: dict[str, str]) -> None:
+        """Print each collapse (cell type -> message) in the epoch in which it begins."""
+        for cell_type in messages.keys() - self.collapsed.keys():
+            print(f"warning: collapse in epoch {epoch + 1}: {messages[cell_type]}", flush=True)
+        self.collapsed = messages
 
     def _incumbent(self) -> Row:
         """`incumbent`, or `incumbent.<name>`: the cell that would be derived now, in a space with a benchmark table."""
-        texts = {name: self.space.text(found) for name, found in self.method.incumbent().items()}
+        texts = {name: self.space.text(architecture) for name, architecture in self.method.incumbent().items()}
         return {"incumbent" + f".{name}" * (name != "main"): text for name, text in texts.items() if text is not None}
 
     def _valid_pass(self) -> Iterator[Batch]:

@@ -30,7 +30,7 @@ def project(tmp_path, monkeypatch):
 
 
 def refused(text):
-    """What is said of an ablation `mine` with this text."""
+    """The error message for an ablation `mine` with this text."""
     Path("presets/ablations/mine.yaml").write_text(text)
     result = CliRunner().invoke(ablate.app, ["run", "mine"])
     assert result.exit_code == 1, result.output
@@ -39,9 +39,9 @@ def refused(text):
 
 @pytest.mark.parametrize("protocol", PRESETS)
 @pytest.mark.parametrize("name", NAMES)
-def test_every_ablation_can_be_laid_over_every_protocol(project, name, protocol):
-    """But where a table judges alone, methods that search elsewhere are refused; where the lr rises for five epochs,
-    iterations of three."""
+def test_every_ablation_works_with_every_protocol(project, name, protocol):
+    """Two exceptions: without retraining, methods whose space has no table are refused; and iterations of three epochs
+    are refused with a warm-up of five."""
     Path("params.yaml").write_text(preset.render(protocol))
     refusals = {
         "of which no table knows": protocol.startswith("nasbench201") and name.startswith(("lfr-darts", "tenas")),
@@ -52,9 +52,9 @@ def test_every_ablation_can_be_laid_over_every_protocol(project, name, protocol)
             with pytest.raises(ParamsError, match=message):
                 variants.read(name)
             return
-    found = variants.read(name)
-    assert [v.experiment for v in found] == [f"ablation-{name}-{v.label}" for v in found]
-    assert len({v.config.model_dump_json() for v in found}) == len(found), "no two variants are the same"
+    read = variants.read(name)
+    assert [v.experiment for v in read] == [f"ablation-{name}-{v.label}" for v in read]
+    assert len({v.config.model_dump_json() for v in read}) == len(read), "no two variants are equal"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -71,7 +71,7 @@ def test_the_list_gives_each_question(project):
     assert all(line.endswith(variants.headline(name)) for line, name in zip(output, NAMES, strict=True))
 
 
-def test_common_changes_and_then_a_variants_own_are_laid_over_params(project):
+def test_common_changes_are_merged_into_params_and_then_those_of_the_variant(project):
     base = read_yaml(Path("params.yaml"))
     text = """
 common: {methods: [darts], search: {common: {epochs: 7}, darts: {alpha_lr: 0.5}}}
@@ -99,8 +99,8 @@ variants:
         ("common: {}\nvariants: {}", "mine.yaml: 'variants': dictionary should have at least 1 item"),
         ("common: {}\nvariant: {a: {}}", "'variant' is not a known key. Did you mean 'variants'?"),
         ("common: {}\nvariants: {a: 3}", "'variants.a' is 3"),
-        ("common: {}\nvariants: {0.5: {}}", "label 0.5 is no text for YAML: put it in quotes"),
-        ("common: {}\nvariants: {off: {}}", "label False is no text for YAML: put it in quotes"),
+        ("common: {}\nvariants: {0.5: {}}", "label 0.5 is not a string in YAML: put it in quotes"),
+        ("common: {}\nvariants: {off: {}}", "label False is not a string in YAML: put it in quotes"),
         ("common: {}\nvariants: {a/b: {}}", "label 'a/b': expected letters and digits, with . _ or - between them"),
         (
             "common: {}\nvariants: {a: {}, b: {search: {common: {epcohs: 3}}}}",
@@ -110,17 +110,17 @@ variants:
     ],
 )
 def test_a_faulty_ablation_is_refused_with_file_variant_and_key(project, text, message):
-    said = refused(text)
-    assert said.startswith("error: presets/ablations/mine.yaml")
-    assert message in said
+    error = refused(text)
+    assert error.startswith("error: presets/ablations/mine.yaml")
+    assert message in error
 
 
-def test_faulty_params_are_told_from_a_faulty_variant(project):
+def test_faulty_params_are_distinguished_from_a_faulty_variant(project):
     Path("params.yaml").write_text(Path("params.yaml").read_text().replace("seeds: [0, 1]", "seeds: [0, 0]"))
     assert refused("common: {}\nvariants: {a: {}}").startswith("error: params.yaml: 'seeds'")
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones(project):
+def test_an_unknown_name_is_refused_with_the_known_ones(project):
     result = CliRunner().invoke(ablate.app, ["run", "../digits"])
     assert result.exit_code == 1
     assert f"'../digits' is not an ablation. Known: {', '.join(NAMES)}" in result.stderr
@@ -133,7 +133,7 @@ VALUES = SCALARS | st.lists(SCALARS, max_size=3)
 
 
 @given(VALUES)
-def test_dvc_makes_the_wanted_values_of_the_overrides(tmp_path_factory, value):
+def test_dvc_reads_the_wanted_values_from_the_overrides(tmp_path_factory, value):
     from dvc.utils.hydra import apply_overrides
 
     path = tmp_path_factory.mktemp("hydra") / "params.yaml"
@@ -143,16 +143,16 @@ def test_dvc_makes_the_wanted_values_of_the_overrides(tmp_path_factory, value):
     assert read_yaml(path) == wanted
 
 
-def test_what_does_not_differ_is_no_override():
+def test_only_differences_become_overrides():
     tree = read_yaml(PROJECT / "presets/digits.yaml")
     other = copy.deepcopy(tree)
     assert variants.overrides(tree, other) == []
     other["data"]["pad"] = 32
-    other["search"]["common"]["clip"] = 5  # 5.0 there; a whole number is another value to DVC
+    other["search"]["common"]["clip"] = 5  # 5.0 in the preset; DVC distinguishes 5 from 5.0
     assert variants.overrides(tree, other) == ["++data.pad=32", "++search.common.clip=5"]
     assert parse(other).common.clip == 5.0
 
 
-def test_a_busy_stage_says_so_in_the_words_that_the_second_try_looks_for(tmp_path):
+def test_the_message_of_a_busy_stage_is_the_one_that_causes_a_second_try(tmp_path):
     with workplace(tmp_path / "stage"), pytest.raises(BusyError, match=experiments.BUSY), workplace(tmp_path / "stage"):
         pass

@@ -33,7 +33,7 @@ def run(*arguments):
 
 
 def leaves(tree, prefix=""):
-    """Every key of a tree with its value: {"search.common.epochs": 16, ...}."""
+    """Dotted key -> value of every leaf: {"search.common.epochs": 16, ...}."""
     if not isinstance(tree, dict):
         return {prefix: tree}
     return {key: leaf for name in tree for key, leaf in leaves(tree[name], f"{prefix}.{name}".lstrip(".")).items()}
@@ -49,10 +49,12 @@ def test_every_preset_becomes_a_valid_params_file(project, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_written_values_are_the_base_with_the_preset_laid_over(project, name):
+def test_the_written_values_are_the_default_with_those_of_the_preset(project, name):
     base, changes = leaves(read_yaml(Path("presets/digits.yaml"))), leaves(read_yaml(Path(f"presets/{name}.yaml")))
     run("use", name)
-    replaced = {name for name in base if any(key.startswith(f"{name}.") for key in changes)}  # null, by a mapping
+    replaced = {
+        name for name in base if any(key.startswith(f"{name}.") for key in changes)
+    }  # null in the default, a mapping in the preset
     assert leaves(read_yaml(Path("params.yaml"))) == {k: v for k, v in (base | changes).items() if k not in replaced}
 
 
@@ -64,7 +66,7 @@ def test_a_preset_lists_only_what_differs(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_preset_opens_with_its_conditions(name):
+def test_every_preset_starts_with_its_conditions(name):
     header = (PROJECT / f"presets/{name}.yaml").read_text().partition("\n\n")[0]
     for word in ("Command: ", "Expected: ", "Cost: ", "Hardware: ", "Source: "):
         assert f"\n# {word}" in header
@@ -73,7 +75,7 @@ def test_every_preset_opens_with_its_conditions(name):
 def test_the_committed_params_are_those_of_digits():
     shown = subprocess.run(["git", "show", "HEAD:params.yaml"], cwd=PROJECT, capture_output=True, check=False)
     if shown.returncode:
-        pytest.skip("not a Git checkout")  # and a params.yaml that somebody edited is none of our business
+        pytest.skip("not a Git checkout")  # an edited params.yaml is not checked
     assert yaml.safe_load(shown.stdout) == yaml.safe_load((PROJECT / "presets/digits.yaml").read_text())
 
 
@@ -113,7 +115,7 @@ def test_a_faulty_preset_is_refused_and_nothing_is_written(project, text, messag
     assert sorted((path, path.read_bytes()) for path in project.glob("*.yaml")) == before
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones(project):
+def test_an_unknown_name_is_refused_with_the_known_ones(project):
     result = run("use", "../params")
     assert result.exit_code == 1
     assert "'../params' is not a preset. Known: digits, " in result.stderr
@@ -126,7 +128,7 @@ def test_another_file_can_be_written(project):
     assert load(project / "other.yaml").retrain.epochs == 600
 
 
-def test_the_list_gives_each_first_line(project):
+def test_the_list_shows_the_first_line_of_each_file(project):
     output = run("list").output
     for path in preset.FOLDER.rglob("*.yaml"):
         if path.parent.name == "ablations":
@@ -139,38 +141,38 @@ def test_the_list_gives_each_first_line(project):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_says_all_of_a_retraining_but_its_seeds(recipe):
-    told = read_yaml(PROJECT / f"presets/recipes/{recipe}.yaml")
+def test_a_recipe_sets_every_key_of_retrain_but_the_seeds(recipe):
+    tree = read_yaml(PROJECT / f"presets/recipes/{recipe}.yaml")
     expected = leaves(read_yaml(PROJECT / "presets/digits.yaml")["retrain"]).keys() - {"seeds"}
-    assert leaves(told.pop("retrain")).keys() == expected  # so nothing of the preset's own stays between
-    assert leaves(told).keys() <= {"runtime.precision"}
+    assert leaves(tree.pop("retrain")).keys() == expected  # so no value of the preset remains
+    assert leaves(tree).keys() <= {"runtime.precision"}
     header = (PROJECT / f"presets/recipes/{recipe}.yaml").read_text().partition("\n\n")[0]
     for word in ("Command: ", "Source: "):
         assert f"\n# {word}" in header
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_takes_the_place_of_a_presets_retraining(project, recipe):
+def test_a_recipe_replaces_the_retraining_of_a_preset(project, recipe):
     result = run("use", "cifar10-eoinas", "--recipe", recipe)
     assert result.exit_code == 0, result.output
     text = (project / "params.yaml").read_text()
     assert text.splitlines()[1].startswith("# This is presets/cifar10-eoinas.yaml: ")
     headline = preset.headline(preset.path_in(preset.RECIPES, recipe))
     assert text.splitlines()[2] == f"# Retraining is that of presets/recipes/{recipe}.yaml: {headline}"
-    written, told = read_yaml(Path("params.yaml")), read_yaml(Path(f"presets/recipes/{recipe}.yaml"))
-    assert leaves(written["retrain"]) == leaves(told["retrain"]) | {"seeds": [0]}
-    assert written["search"]["eoinas"]["warmup"] == 20  # the search is the preset's
+    written, tree = read_yaml(Path("params.yaml")), read_yaml(Path(f"presets/recipes/{recipe}.yaml"))
+    assert leaves(written["retrain"]) == leaves(tree["retrain"]) | {"seeds": [0]}
+    assert written["search"]["eoinas"]["warmup"] == 20  # the search is still the preset's
     assert run("show", "cifar10-eoinas", "--recipe", recipe).output == text
 
 
 def test_the_recipe_of_cifar_is_that_of_the_presets():
     recipe = leaves(read_yaml(PROJECT / "presets/recipes/cifar.yaml")["retrain"])
-    told = leaves(read_yaml(PROJECT / "presets/cifar10.yaml")["retrain"])
-    assert told.items() <= recipe.items()
+    tree = leaves(read_yaml(PROJECT / "presets/cifar10.yaml")["retrain"])
+    assert tree.items() <= recipe.items()
 
 
 @pytest.mark.parametrize("recipe", ["faster", "../cifar10"])
-def test_an_unknown_recipe_is_answered_with_the_known_ones(project, recipe):
+def test_an_unknown_recipe_is_refused_with_the_known_ones(project, recipe):
     result = run("use", "cifar10", "--recipe", recipe)
     assert result.exit_code == 1
     assert f"'{recipe}' is not a recipe. Known: cifar, fashion-mnist, fast, " in result.stderr
@@ -182,7 +184,7 @@ def test_a_recipe_where_nothing_is_retrained_is_refused(project):
     assert "presets/nasbench201.yaml: 'retrain.seeds' is [], so nothing is retrained" in result.stderr
 
 
-def test_a_faulty_recipe_is_named_beside_its_preset(project):
+def test_a_faulty_recipe_is_named_with_its_preset(project):
     (project / "presets/recipes/mine.yaml").write_text("retrain: {epochs: 0}")
     before = (project / "params.yaml").read_bytes()
     result = run("use", "cifar10", "--recipe", "mine")
@@ -195,11 +197,11 @@ def test_a_faulty_recipe_is_named_beside_its_preset(project):
 
 
 @pytest.mark.parametrize("data", DATA)
-def test_a_data_set_says_all_of_its_images_but_the_splits(data):
-    told = read_yaml(PROJECT / f"presets/data/{data}.yaml")
+def test_a_data_set_sets_every_key_of_data_but_the_splits(data):
+    tree = read_yaml(PROJECT / f"presets/data/{data}.yaml")
     expected = leaves(read_yaml(PROJECT / "presets/digits.yaml")["data"]).keys()
-    assert leaves(told.pop("data")).keys() == {key for key in expected if not key.startswith(("splits", "stratified"))}
-    assert told == {}
+    assert leaves(tree.pop("data")).keys() == {key for key in expected if not key.startswith(("splits", "stratified"))}
+    assert tree == {}
     header = (PROJECT / f"presets/data/{data}.yaml").read_text().partition("\n\n")[0]
     for word in ("Command: ", "Data: "):
         assert f"\n# {word}" in header
@@ -207,25 +209,25 @@ def test_a_data_set_says_all_of_its_images_but_the_splits(data):
 
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("cifar10", "nasbench201"))])
-def test_a_data_set_takes_the_place_of_a_presets_images_and_leaves_its_splits(project, name, data):
+def test_a_data_set_replaces_the_images_of_a_preset_and_keeps_its_splits(project, name, data):
     own = read_yaml(Path(f"presets/{name}.yaml"))["data"]
     result = run("use", name, "--data", data)
     assert result.exit_code == 0, result.output
-    written, told = read_yaml(Path("params.yaml"))["data"], read_yaml(Path(f"presets/data/{data}.yaml"))["data"]
-    assert told.items() <= written.items()
+    written, tree = read_yaml(Path("params.yaml"))["data"], read_yaml(Path(f"presets/data/{data}.yaml"))["data"]
+    assert tree.items() <= written.items()
     assert written["splits"] == read_yaml(Path("presets/digits.yaml"))["data"]["splits"] | own.get("splits", {})
     headline = preset.headline(preset.path_in(preset.DATA, data))
     assert f"# Images are those of presets/data/{data}.yaml: {headline}\n" in (project / "params.yaml").read_text()
 
 
-def test_an_unknown_data_set_is_answered_with_the_known_ones(project):
+def test_an_unknown_data_set_is_refused_with_the_known_ones(project):
     result = run("use", "cifar10", "--data", "cifar")
     assert result.exit_code == 1
     assert "'cifar' is not a data set. Known: cifar10, cifar100, fashion-mnist; each is a file" in result.stderr
 
 
-def test_images_of_ones_own_are_one_file(project):
-    """As docs/own-data.md shows it."""
+def test_own_images_need_one_file(project):
+    """The example in docs/own-data.md."""
     shown = (PROJECT / "docs/own-data.md").read_text().partition("# Flowers")[2].partition("```")[0]
     (project / "presets/data/flowers.yaml").write_text(f"# Flowers{shown}")
     result = run("use", "cifar10", "--data", "flowers")
@@ -235,11 +237,11 @@ def test_images_of_ones_own_are_one_file(project):
     assert "It reads data/raw/flowers/train/<class>/*.jpg" in result.output
 
 
-def test_what_a_preset_reads_is_said_when_it_is_used(project):
-    said = run("use", "cifar10-small").output
-    assert "params.yaml is now presets/cifar10-small.yaml. Next: make repro\nIt reads data/raw/cifar10.npz" in said
-    assert "DATA=cifar10" in said
-    assert "#" not in said
+def test_use_reports_the_data_that_a_preset_reads(project):
+    output = run("use", "cifar10-small").output
+    assert "params.yaml is now presets/cifar10-small.yaml. Next: make repro\nIt reads data/raw/cifar10.npz" in output
+    assert "DATA=cifar10" in output
+    assert "#" not in output
     assert "It reads 170 MB" in run("use", "cifar10-small", "--data", "cifar10").output
 
 

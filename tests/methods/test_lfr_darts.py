@@ -20,7 +20,7 @@ from nas.methods.shared import relaxed
 from nas.spaces.blocks.ops import supernet_op
 from nas.spaces.darts.cells import FoundCell, MixedCell, MixedOp
 from nas.spaces.darts.layered import KINDS, LayeredSpace
-from stages.derive import width_like
+from nas.training.derive import width_like
 from tests.methods.settings import PRESET, STEPS, Remembering, advance, batch, build, in_double
 from tests.methods.test_methods import assert_equal, saved
 

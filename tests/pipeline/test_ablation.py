@@ -24,7 +24,7 @@ variants:
   fast:
     search: {darts: {alpha_lr: 0.5}}
 """
-RUN = (sys.executable, "-m", "nas.commands.ablate", "run", "rate")
+RUN = (sys.executable, "-m", "nas", "ablate", "run", "rate")
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def error_in(project, experiment):
     return json.loads(text)["main"]["test_error"]
 
 
-def began(said):
-    return set(re.findall(r"^(\S+): begins", said, re.MULTILINE))
+def started(said):
+    return set(re.findall(r"^(\S+): started", said, re.MULTILINE))
 
 
 def test_an_ablation_runs_what_is_missing_and_ends_in_a_table_of_the_recorded_metrics(project, monkeypatch):
@@ -69,7 +69,7 @@ def test_an_ablation_runs_what_is_missing_and_ends_in_a_table_of_the_recorded_me
     # The first time one variant fails: it is named with its log, and the other is in the table.
     broken = shim(project, 'grep -q "alpha_lr: 0.5" params.yaml && { echo "out of memory" >&2; exit 3; }')
     said = project.run(*RUN, code=1)
-    assert began(said) == {slow, fast}
+    assert started(said) == {slow, fast}
     assert "error: variant 'fast' did not finish; see .nas/ablations/ablation-rate-fast.log" in said
     assert "out of memory" in project.path(".nas/ablations/ablation-rate-fast.log").read_text()
     assert experiments(project).keys() == {slow}
@@ -78,21 +78,21 @@ def test_an_ablation_runs_what_is_missing_and_ends_in_a_table_of_the_recorded_me
     # The second time only the missing one runs, the third time none.
     broken.unlink()
     said = project.run(*RUN, "--out", ".nas/table.md")
-    assert began(said) == {fast}
+    assert started(said) == {fast}
     assert "Does the rate matter?" in said
     lines = project.path(".nas/table.md").read_text().splitlines()
     rows = {line.split(" | ")[0]: line.split(" | ") for line in lines if line.startswith("|")}
     for label, name in (("| slow", slow), ("| fast", fast)):
         assert rows[label][1:6] == ["darts", "1", f"{error_in(project, name):.2f} ± –", "0.500", "25.00"]
     assert rows["| slow"][3] != rows["| fast"][3]
-    assert not began(project.run(*RUN))
+    assert not started(project.run(*RUN))
     assert project.run("git", "status", "--porcelain") == "", "the working tree is no experiment's"
     assert project.path("params.yaml").read_bytes() == before
 
     # Another value replaces the experiment of the name.
     found = experiments(project)
     project.path("presets/ablations/rate.yaml").write_text(ABLATION.replace("0.5", "0.25"))
-    assert began(project.run(*RUN)) == {fast}
+    assert started(project.run(*RUN)) == {fast}
     assert experiments(project)[slow] == found[slow]
     assert experiments(project)[fast] != found[fast]
     assert "0.25" in project.dvc("exp", "show", "--csv")
@@ -106,7 +106,7 @@ def test_an_ablation_runs_what_is_missing_and_ends_in_a_table_of_the_recorded_me
         text.write("\n# a remark\n")
     assert not any(find(variant, working_state()) for variant in variants)
     refusal = Experiments([""], state).experiment(variants[0])
-    assert refusal == "not begun, because params.yaml or the code has changed since the ablation began"
+    assert refusal == "not started, because params.yaml or the code has changed since the ablation started"
 
     project.run("git", "checkout", "nas")
     project.dvc("exp", "apply", fast)

@@ -1,4 +1,4 @@
-"""Killed and stopped in the middle: the next `dvc repro` goes on, and ends with the bits of the undisturbed run."""
+"""After a kill or a stop the next `dvc repro` resumes and ends with the bits of an uninterrupted run."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def group(process):
         process.stdout.close()
 
 
-def test_a_search_goes_on_after_kill_and_after_term(base, clone):
+def test_a_search_resumes_after_kill_and_after_term(base, clone):
     stage, record = "search@darts-0", clone.path("runs/darts-0/search.json")
     clone.forget(stage)
     with group(clone.start("dvc", "repro", "-s", stage)) as dvc:
@@ -36,17 +36,17 @@ def test_a_search_goes_on_after_kill_and_after_term(base, clone):
     assert len(clone.checkpoints()) == 1
 
     with group(clone.start("python", "-m", "stages.search", "--run", "darts-0")) as search:
-        assert any("goes on from epoch" in line for line in search.stdout)
+        assert any("resumes from epoch" in line for line in search.stdout)
         before = clone.checkpoints()[0].stat().st_mtime_ns
         search.terminate()
         said = search.stdout.read()
         assert search.wait() == 128 + signal.SIGTERM
-    assert said.endswith("stopped by SIGTERM; the next `dvc repro` goes on from the checkpoint\n")
+    assert said.endswith("stopped by SIGTERM; the next `dvc repro` resumes from the checkpoint\n")
     assert clone.checkpoints()[0].stat().st_mtime_ns > before
     assert not record.exists()
 
     said = clone.dvc("repro")
-    assert "search darts-0: goes on from epoch" in said
+    assert "search darts-0: resumes from epoch" in said
     assert ran(said) == {stage, "report"}
     assert clone.results() == base.results()
     assert json.loads(clone.path("runs/darts-0/search.cost.json").read_text())["resumed"] == 2
@@ -63,13 +63,13 @@ def test_a_retraining_that_outlived_its_dvc_is_not_joined_and_an_old_checkpoint_
         dvc.kill()
         dvc.wait()
         said = clone.dvc("repro", "-s", stage, code=None)
-        assert f"error: process {child} already works on this stage; wait for it or stop it first" in said
+        assert f"error: process {child} is already running this stage; wait for it to finish or stop it" in said
     assert not (folder / "retrain.json").exists()
     assert checkpoint.exists()
 
     recipe = clone.params()["retrain"]
     clone.set({"retrain.lr": 0.02})
-    assert "goes on from" not in clone.dvc("repro", "-s", stage)
+    assert "resumes from" not in clone.dvc("repro", "-s", stage)
     assert json.loads((folder / "retrain.history.json").read_text())[0]["lr"] == 0.02
     assert json.loads((folder / "retrain.cost.json").read_text())["resumed"] == 0
     assert clone.outs(stage)["runs/darts-0/weights"] != base.outs(stage)["runs/darts-0/weights"]
@@ -77,7 +77,7 @@ def test_a_retraining_that_outlived_its_dvc_is_not_joined_and_an_old_checkpoint_
 
     clone.set({"retrain.lr": recipe["lr"]})
     said = clone.dvc("repro", "-s", stage)
-    assert "goes on from" in said
+    assert "resumes from" in said
     assert json.loads((folder / "retrain.cost.json").read_text())["resumed"] == 1
     assert clone.results() == base.results()
     assert not list(clone.path(".nas/ckpt").iterdir())

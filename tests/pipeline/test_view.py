@@ -55,5 +55,5 @@ def test_every_epoch_and_the_test_error_are_shown_once(tracked):
 def test_a_rebuild_adds_nothing_to_a_full_view(tracked, tmp_path):
     clone: Project = tracked.copy(tmp_path / "clone")
     before = sorted(tags(clone))
-    assert "0 stage runs added" in clone.run("python", "-m", "nas.commands.track", "rebuild")
+    assert "0 stage runs added" in clone.run("python", "-m", "nas", "track", "rebuild")
     assert sorted(tags(clone)) == before

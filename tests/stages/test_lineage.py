@@ -18,7 +18,7 @@ TRIALS = [verb for verb, stage in STAGES.items() if "matrix" in stage]
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """What a fingerprint may look at: sources, params and small stand-ins for what earlier stages write."""
+    """What a fingerprint reads: sources, params, and small stand-ins for the outputs of earlier stages."""
     for room in ("nas", "stages"):
         shutil.copytree(PROJECT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(PROJECT / "dvc.yaml", tmp_path / "dvc.yaml")
@@ -45,7 +45,7 @@ def changed(before):
 
 
 def with_value(tree, dotted, value):
-    """A copy of the tree with another value at `a.b.c`."""
+    """A copy of the tree with another value at a dotted key."""
     key, _, rest = dotted.partition(".")
     return {**tree, key: with_value(tree[key], rest, value) if rest else value}
 
@@ -72,7 +72,7 @@ def write(project, tree):
         ("methods", set()),
     ],
 )
-def test_a_stage_follows_the_params_that_it_names_and_no_other(project, param, stages):
+def test_a_fingerprint_depends_on_the_params_of_the_stage_only(project, param, stages):
     before, tree = fingerprints(), read_yaml(project / "params.yaml")
     assert leaf(tree, param) != 12345
     write(project, with_value(tree, param, 12345))
@@ -88,6 +88,8 @@ def test_a_stage_follows_the_params_that_it_names_and_no_other(project, param, s
         ("nas/training/loop.py", {"search", "retrain"}),
         ("nas/engine/graphs.py", {"search", "retrain", "evaluate"}),
         ("nas/training/retrain.py", {"retrain", "evaluate"}),
+        ("nas/training/sized.py", {"retrain", "evaluate"}),
+        ("nas/training/evaluate.py", {"evaluate"}),
         ("nas/report/page.py", set()),
         ("stages/search.py", {"search"}),
         ("data/prepared/train.safetensors", {"search", "retrain"}),
@@ -101,7 +103,7 @@ def test_a_stage_follows_the_params_that_it_names_and_no_other(project, param, s
         ("nas/benchmark_table.py", {"evaluate"}),
     ],
 )
-def test_a_stage_follows_the_content_of_its_deps_and_of_no_other_file(project, name, stages):
+def test_a_fingerprint_depends_on_the_content_of_the_deps_only(project, name, stages):
     before = fingerprints()
     (project / name).touch()
     assert changed(before) == set()
@@ -112,9 +114,9 @@ def test_a_stage_follows_the_content_of_its_deps_and_of_no_other_file(project, n
 
 ROOMS = ("architectures", "data", "engine", "methods", "spaces", "training", "report")
 FILES = ("benchmark_table", "collapse", "complexity", "contracts")
-UNFOLLOWED = {"nas/training/checkpoint.py", "nas/training/progress.py", "nas/data/spec.py"}  # how work is kept and told
+UNFOLLOWED = {"nas/training/checkpoint.py", "nas/training/progress.py", "nas/data/spec.py"}  # cannot change a result
 DATA = {f"nas/data/{name}.py" for name in ("colours", "crops", "dataset")}
-NOT_RUN = {  # what a stage's modules import, and the stage does not call
+NOT_RUN = {  # imported by a stage's modules, but not called by the stage
     "derive": {
         *DATA,
         "nas/engine/placement.py",
@@ -129,8 +131,8 @@ NOT_RUN = {  # what a stage's modules import, and the stage does not call
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("verb", STAGES)
-def test_what_the_code_of_a_stage_imports_is_code_that_it_follows(verb, method):
-    """Of what results rest on; else a change there would leave old ones standing."""
+def test_the_code_that_a_stage_imports_is_among_its_deps(verb, method):
+    """The code that results depend on; a change of code that is missing from the deps would keep old results."""
     deps = [dep if isinstance(dep, str) else next(iter(dep)) for dep in STAGES[verb]["deps"]]
     listed = [PROJECT / dep.replace("${item.method}", method) for dep in deps if dep.startswith("nas/")]
     followed = {file for path in listed for file in (path.rglob("*.py") if path.is_dir() else [path])}
@@ -144,7 +146,7 @@ def test_what_the_code_of_a_stage_imports_is_code_that_it_follows(verb, method):
 
 
 def modules(path):
-    """The files of ours that a file imports at its head, by either form, among those that results rest on."""
+    """The files that results depend on and that a file imports at its head."""
     names = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ImportFrom):
@@ -156,7 +158,7 @@ def modules(path):
     return {file for file in files if file.is_file()}
 
 
-def test_a_new_file_in_a_folder_counts_caches_of_python_and_files_beside_it_do_not(project):
+def test_a_new_file_in_a_dep_changes_the_fingerprint_python_caches_and_other_files_do_not(project):
     before = fingerprints()
     (project / "nas/spaces/__pycache__").mkdir()
     (project / "nas/spaces/__pycache__/ops.pyc").write_text("x")
@@ -167,10 +169,10 @@ def test_a_new_file_in_a_folder_counts_caches_of_python_and_files_beside_it_do_n
     assert changed(before) == {"search", "retrain", "evaluate"}
 
 
-def test_comments_and_the_order_of_keys_count_for_nothing(project):
+def test_comments_and_the_order_of_keys_do_not_matter(project):
     before, path = fingerprints(), project / "params.yaml"
     tree = read_yaml(path)
-    path.write_text("# a word\n" + path.read_text() + "# another\n")
+    path.write_text("# a remark\n" + path.read_text() + "# another\n")
     assert changed(before) == set()
     write(
         project, {name: dict(reversed(v.items())) if isinstance(v, dict) else v for name, v in reversed(tree.items())}
@@ -179,9 +181,10 @@ def test_comments_and_the_order_of_keys_count_for_nothing(project):
 
 
 def test_each_stage_key_method_and_seed_has_its_own_folder(project, monkeypatch):
-    found = {fingerprint("search", f"{m}-{s}", m, s) for m in METHODS for s in (0, 1)} | set(fingerprints().values())
-    assert len(found) == 2 * len(METHODS) + 2  # search of darts-0 stands in both
-    assert all(re.fullmatch(r"[0-9a-f]{32}", value) for value in found)
+    distinct = {fingerprint("search", f"{m}-{s}", m, s) for m in METHODS for s in (0, 1)}
+    distinct |= set(fingerprints().values())
+    assert len(distinct) == 2 * len(METHODS) + 2  # the search of darts-0 is in both sets
+    assert all(re.fullmatch(r"[0-9a-f]{32}", value) for value in distinct)
     here = fingerprint("search", "darts-0", "darts", 0)
     assert checkpoints("search", "darts-0", "darts", 0) == project / ".nas" / "ckpt" / here
     monkeypatch.setenv("NAS_CACHE", str(project / "cache"))
@@ -192,13 +195,13 @@ def test_the_key_alone_changes_the_fingerprint(project):
     assert fingerprint("search", "darts-0", "darts", 0) != fingerprint("search", "darts-1", "darts", 0)
 
 
-def test_a_passing_copy_keeps_its_checkpoints_in_the_main_repository(project, monkeypatch):
+def test_a_temporary_copy_keeps_its_checkpoints_in_the_main_repository(project, monkeypatch):
     assert project_root() == project
     monkeypatch.setenv("DVC_ROOT", str(project / "main"))
     assert project_root() == project / "main"
 
 
-def test_the_fingerprint_is_made_of_nothing_but_content(project, tmp_path_factory, monkeypatch):
+def test_the_fingerprint_does_not_depend_on_the_path(project, tmp_path_factory, monkeypatch):
     before, other = fingerprints(), tmp_path_factory.mktemp("elsewhere") / "copy"
     shutil.copytree(project, other)
     monkeypatch.chdir(other)
@@ -212,7 +215,7 @@ def values_of(method):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("verb", STAGES)
-def test_every_dep_of_every_stage_is_a_source_or_written_by_an_earlier_stage(verb, method):
+def test_every_dep_is_source_code_or_written_by_an_earlier_stage(verb, method):
     earlier = list(STAGES)[: list(STAGES).index(verb)]
     outs = {resolve(out, values_of(method)) for stage in earlier for out in written_by(STAGES[stage])}
     for dep in STAGES[verb]["deps"]:
@@ -224,13 +227,13 @@ def test_every_dep_of_every_stage_is_a_source_or_written_by_an_earlier_stage(ver
 
 
 def written_by(stage):
-    """Its outs, and the histories that DVC plots."""
+    """The outs of a stage and the histories that DVC plots."""
     return [*stage["outs"], *(path for plot in stage.get("plots", ()) for path in plot)]
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("verb", STAGES)
-def test_every_param_of_every_stage_stands_in_the_preset(verb, method):
+def test_every_param_of_a_stage_is_in_the_default_preset(verb, method):
     tree = read_yaml(PROJECT / "presets" / "digits.yaml")
     for param in STAGES[verb].get("params", []):
         leaf(tree, resolve(param, values_of(method)))  # raises KeyError
@@ -242,7 +245,7 @@ def test_every_stage_depends_on_its_own_program(verb):
     assert f"python -m stages.{verb}" in STAGES[verb]["cmd"]
 
 
-def test_an_unknown_word_in_a_dep_is_an_error():
+def test_an_unknown_variable_in_a_dep_is_an_error():
     assert resolve("runs/${key}/${item.seed}", {"key": "darts-0", "item.seed": "0"}) == "runs/darts-0/0"
     with pytest.raises(KeyError, match=r"item\.colour"):
         resolve("${item.colour}", {})

@@ -45,7 +45,7 @@ def test_init_upgrades_an_older_database(tmp_path):
     subprocess.run([sys.executable, "-c", OLDER, uri], check=True, capture_output=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_"))}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    command = [sys.executable, "-m", "nas.commands.track", "init"]
+    command = [sys.executable, "-m", "nas", "track", "init"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     with warnings.catch_warnings():

@@ -22,7 +22,7 @@ with workplace(Path(sys.argv[1])):
 
 
 def holder(folder):
-    """Another process that works in the folder until its input ends."""
+    """Another process that holds the folder until its input ends."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(folder)],
         cwd=PROJECT,
@@ -35,26 +35,26 @@ def holder(folder):
     return process
 
 
-def test_a_workplace_takes_one_process_at_a_time(tmp_path):
+def test_a_workplace_admits_one_process_at_a_time(tmp_path):
     folder = tmp_path / "f1"
     with holder(folder) as other:
-        with pytest.raises(BusyError, match=f"^process {other.pid} already works on this stage"), workplace(folder):
-            pytest.fail("two at work")
+        with pytest.raises(BusyError, match=f"^process {other.pid} is already running this stage"), workplace(folder):
+            pytest.fail("two processes hold it")
         assert folder.exists()
         other.kill()
         other.communicate()
-    with workplace(folder):  # the lock of a dead process holds nobody up
+    with workplace(folder):  # the lock of a dead process does not block
         assert (folder / "lock").read_text() == str(os.getpid())
 
 
-def test_a_workplace_is_removed_when_the_work_ends_well(tmp_path):
+def test_a_workplace_is_removed_after_success(tmp_path):
     with workplace(tmp_path / "a" / "f1") as stop:
         Checkpoint(tmp_path / "a" / "f1" / "search.pt", stop).save({"epoch": 1})
     assert list((tmp_path / "a").iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [Interrupted(15, saved=True), ValueError("a fault"), KeyboardInterrupt()])
-def test_a_workplace_is_kept_when_the_work_ends_otherwise(tmp_path, error):
+def test_a_workplace_is_kept_after_a_failure(tmp_path, error):
     folder = tmp_path / "f1"
 
     def work():
@@ -70,12 +70,12 @@ def test_a_workplace_is_kept_when_the_work_ends_otherwise(tmp_path, error):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_noted_and_obeyed_at_the_next_step_after_a_checkpoint(tmp_path, signum):
+def test_a_signal_stops_the_job_at_the_next_step_after_saving_a_checkpoint(tmp_path, signum):
     before = signal.getsignal(signum)
     with Stop() as stop:
         checkpoint = Checkpoint(tmp_path / "job.pt", stop)
         checkpoint.step(lambda: {"step": 1})
-        assert not checkpoint.path.exists(), "within the minute nothing is saved"
+        assert not checkpoint.path.exists(), "nothing is saved within the first minute"
         os.kill(os.getpid(), signum)
         with pytest.raises(Interrupted, match=f"stopped by {signum.name}") as stopped:
             checkpoint.step(lambda: {"step": 2})
@@ -92,16 +92,16 @@ def test_work_without_a_checkpoint_stops_at_once(tmp_path):
         with workplace(folder):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
-            pytest.fail("went on")
+            pytest.fail("not stopped")
 
     with pytest.raises(Interrupted, match="stopped by SIGTERM") as stopped:
         work()
     assert stopped.value.exit_code == 143
-    with workplace(folder):  # which is free again
+    with workplace(folder):  # free again
         pass
 
 
-def test_a_full_device_is_no_damaged_file(tmp_path, monkeypatch):
+def test_a_full_device_does_not_count_as_a_damaged_file(tmp_path, monkeypatch):
     checkpoint = Checkpoint(tmp_path / "job.pt", Stop())
     checkpoint.save({"epoch": 1})
     before = checkpoint.path.read_bytes()
@@ -117,7 +117,7 @@ def test_a_full_device_is_no_damaged_file(tmp_path, monkeypatch):
     assert checkpoint.load(torch.device("cpu")) == {"epoch": 1}
 
 
-def test_a_step_saves_when_it_is_time(tmp_path):
+def test_a_step_saves_once_the_interval_has_passed(tmp_path):
     checkpoint = Checkpoint(tmp_path / "job.pt", Stop(), every=0.05)
     time.sleep(0.06)
     checkpoint.step(lambda: {"step": 1})
@@ -126,7 +126,7 @@ def test_a_step_saves_when_it_is_time(tmp_path):
     assert not checkpoint.path.exists()
 
 
-def test_a_save_that_fails_leaves_the_old_checkpoint_and_nothing_else(tmp_path):
+def test_a_failed_save_leaves_the_old_checkpoint_and_no_other_file(tmp_path):
     checkpoint = Checkpoint(tmp_path / "job.pt", Stop())
     checkpoint.save({"epoch": 1, "w": torch.arange(3.0)})
     with pytest.raises(Exception, match="pickle"):
@@ -137,5 +137,5 @@ def test_a_save_that_fails_leaves_the_old_checkpoint_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [checkpoint.path]
 
 
-def test_without_a_file_there_is_no_state(tmp_path):
+def test_without_a_file_load_returns_none(tmp_path):
     assert Checkpoint(tmp_path / "job.pt", Stop()).load(torch.device("cpu")) is None

@@ -14,12 +14,12 @@ JOBS = ["search", "retrain"]
 
 @pytest.fixture
 def build(search_job, retrain_job):
-    """kind, seed -> a job at its start."""
-    return lambda kind, seed=0: search_job(seed=seed) if kind == "search" else retrain_job(seed=seed)
+    """Builds a job at its start, a search or a retraining."""
+    return lambda job_type, seed=0: search_job(seed=seed) if job_type == "search" else retrain_job(seed=seed)
 
 
 class StopsAt(Job):
-    """A job that, as a signal would, asks to stop after some of its steps."""
+    """A job that sets `stop.signum` after some steps, as a signal would."""
 
     def __init__(self, job, stop, steps):
         self.job, self.stop, self.left = job, stop, steps
@@ -47,7 +47,7 @@ class StopsAt(Job):
 
 
 def flat(value, where=""):
-    """Every leaf of a state by its place; tensors as their bytes."""
+    """Path -> value of every leaf of a state; tensors as bytes."""
     if isinstance(value, torch.Tensor):
         return {where: (value.dtype, tuple(value.shape), value.detach().contiguous().numpy().tobytes())}
     if isinstance(value, dict | list | tuple):
@@ -56,46 +56,46 @@ def flat(value, where=""):
     return {where: value}
 
 
-def undisturbed(build, kind, tmp_path, seed=0):
-    """History, final state and generator of a job that nothing stops; its last checkpoint is `tmp_path/undisturbed`."""
-    job = build(kind, seed)
+def undisturbed(build, job_type, tmp_path, seed=0):
+    """History, final state and generator of an uninterrupted job; its last checkpoint is `tmp_path/undisturbed`."""
+    job = build(job_type, seed)
     outcome = run(job, Checkpoint(tmp_path / "undisturbed", Stop()), lambda row: None)
     assert outcome.resumed == 0
     return outcome.history, flat(job.state_dict()), torch.get_rng_state()
 
 
-def go(build, kind, path, steps, on_row):
-    """One process' share: to the end, or to its stop after so many steps; the outcome (None when stopped), the job."""
+def go(build, job_type, path, steps, on_row):
+    """Run a job to its end or for `steps` steps, as one process would; (outcome, or None if stopped; job)."""
     stop = Stop()
-    torch.manual_seed(0)  # whatever this process drew before
-    job = build(kind)
+    torch.manual_seed(0)  # an unrelated state, as in a new process
+    job = build(job_type)
     try:
         return run(StopsAt(job, stop, steps), Checkpoint(path, stop), on_row), job
     except Interrupted:
         return None, job
 
 
-@pytest.mark.parametrize("kind", JOBS)
-def test_a_job_stopped_at_every_kth_step_ends_with_the_same_bits(build, kind, tmp_path):
-    history, state, rng = undisturbed(build, kind, tmp_path)
-    names = {"search": {"valid_loss", "valid_acc", "entropy"}, "retrain": {"drop_path"}}[kind]
+@pytest.mark.parametrize("job_type", JOBS)
+def test_a_job_stopped_at_every_kth_step_ends_with_the_same_bits(build, job_type, tmp_path):
+    history, state, rng = undisturbed(build, job_type, tmp_path)
+    names = {"search": {"valid_loss", "valid_acc", "entropy"}, "retrain": {"drop_path"}}[job_type]
     assert names | {"epoch", "lr", "train_loss", "train_acc"} <= set(history[0])
     total = 3 * len(history)
     for k in (1, 2, 4)[: len(history) + 1]:
         path: Path = tmp_path / f"every-{k}"
         for _ in range(total // k):
-            outcome, _ = go(build, kind, path, k, lambda row: None)
+            outcome, _ = go(build, job_type, path, k, lambda row: None)
             assert outcome is None
             assert path.exists()
         rows: list[Row] = []
-        outcome, job = go(build, kind, path, k, rows.append)
+        outcome, job = go(build, job_type, path, k, rows.append)
         assert outcome.resumed == total // k
         assert outcome.history == rows == history
         assert flat(job.state_dict()) == state
         assert torch.equal(torch.get_rng_state(), rng)
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_seed_others(build, tmp_path):
+def test_the_same_seed_gives_the_same_bits_and_another_seed_different_ones(build, tmp_path):
     first, again, other = (undisturbed(build, "retrain", tmp_path / str(n), seed) for n, seed in enumerate((0, 0, 1)))
     assert again[:2] == first[:2]
     assert other[0] != first[0]
@@ -121,7 +121,7 @@ def test_the_history_has_a_row_per_epoch_in_the_names_of_the_design(build, tmp_p
 
 
 @pytest.mark.parametrize("damage", ["nothing in it", "not a checkpoint", "its head alone", "a forbidden type"])
-def test_a_damaged_checkpoint_costs_a_warning_and_the_job_starts_clean(build, damage, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_reported_and_the_job_starts_afresh(build, damage, tmp_path, capsys):
     history, state, _ = undisturbed(build, "retrain", tmp_path)
     path = tmp_path / "undisturbed"
     if damage == "nothing in it":
@@ -135,13 +135,13 @@ def test_a_damaged_checkpoint_costs_a_warning_and_the_job_starts_clean(build, da
     capsys.readouterr()
     job = build("retrain")
     outcome = run(job, Checkpoint(path, Stop()), lambda row: None)
-    assert f"warning: {path}.damaged, a checkpoint, cannot be read" in capsys.readouterr().err
-    assert Path(f"{path}.damaged").exists(), "somebody may want to look at it"
+    assert f"warning: {path}.damaged: cannot read this checkpoint" in capsys.readouterr().err
+    assert Path(f"{path}.damaged").exists(), "kept for inspection"
     assert (outcome.history, outcome.resumed) == (history, 0)
     assert flat(job.state_dict()) == state
 
 
-def test_a_loss_that_is_no_number_ends_the_job_and_names_the_cure(retrain_job, checkpoint):
+def test_a_loss_that_is_not_finite_ends_the_job_with_a_remedy(retrain_job, checkpoint):
     job = retrain_job(lr=1e30, clip=1e30)
     with pytest.raises(
         DivergedError, match=r"^retrain darts-0 main, seed 0: the training loss of epoch 0 is .*; lower"
@@ -149,7 +149,7 @@ def test_a_loss_that_is_no_number_ends_the_job_and_names_the_cure(retrain_job, c
         run(job, checkpoint, lambda row: None)
 
 
-def test_a_job_says_where_it_is(build, checkpoint, capsys):
+def test_a_job_reports_its_progress(build, checkpoint, capsys):
     run(build("retrain"), checkpoint, lambda row: None)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[1].split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]

@@ -14,12 +14,13 @@ from nas.engine.placement import place
 from nas.spaces.registry import get_space
 from nas.training.checkpoint import Checkpoint, Stop
 from nas.training.loop import run
-from nas.training.retrain import RetrainJob, load_weights, measure, save_weights, weights_of
+from nas.training.retrain import RetrainJob, load_weights, measure, retrain, save_weights, summary, weights_of
+from nas.training.sized import SizedArchitecture
 
 FORM = ImageForm(1, 8, 8, 10)
 
 
-def test_saved_weights_measure_as_before_and_hold_no_auxiliary_head(
+def test_saved_weights_give_the_same_results_and_have_no_auxiliary_head(
     retrain_job, config, prepared, checkpoint, tmp_path
 ):
     job = retrain_job()
@@ -43,7 +44,7 @@ def test_saved_weights_measure_as_before_and_hold_no_auxiliary_head(
 
 @pytest.fixture
 def masked_job(config, prepared):
-    """A retraining of channel masks in their masked form, from its start."""
+    """Builds a retraining of channel masks in their masked form, at its start."""
     data = load_split(prepared, "retrain", torch.device("cpu"))
     masks = uniform("sep_conv_3x3", 3, 2, lambda w: Gates(1, 1, every(w)))
     architecture = ChannelArchitecture.of(masks, "gated", form="masked")
@@ -55,7 +56,7 @@ def masked_job(config, prepared):
     return build
 
 
-def test_a_masked_retraining_leaves_the_weights_of_the_compact_network(
+def test_a_masked_retraining_saves_the_weights_of_the_compact_network(
     masked_job, config, prepared, checkpoint, tmp_path
 ):
     job, path = masked_job(), tmp_path / "main-0.safetensors"
@@ -71,7 +72,7 @@ def test_a_masked_retraining_leaves_the_weights_of_the_compact_network(
     assert measure(compact, test.epoch(0)) == pytest.approx(measure(job.network, test.epoch(0)), rel=1e-5)
 
 
-def test_a_masked_retraining_goes_on_with_the_same_bits(masked_job):
+def test_a_masked_retraining_resumes_with_the_same_bits(masked_job):
     def steps(job, first, last):
         for count in range(first, last):
             epoch, step = divmod(count, job.steps)
@@ -95,7 +96,7 @@ def test_a_masked_retraining_goes_on_with_the_same_bits(masked_job):
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.5])
-def test_the_weights_of_the_last_epochs_are_kept_as_they_were(retrain_job, checkpoint, ema):
+def test_the_weights_of_the_last_epochs_are_kept_unchanged(retrain_job, checkpoint, ema):
     job, seen = retrain_job(epochs=4, best_of_last=3, ema=ema), {}
     run(job, checkpoint, lambda row: seen.update({row["epoch"]: weights_of(job.result())}))
     assert list(job.earlier) == [1, 2]  # the last one is the result itself
@@ -124,7 +125,7 @@ def test_kept_weights_survive_a_kill(retrain_job, checkpoint, tmp_path):
         assert all(torch.equal(value, again.earlier[epoch][name]) for name, value in weights.items())
 
 
-def test_keeping_weights_of_a_masked_retraining_changes_nothing_of_it(masked_job, checkpoint, tmp_path):
+def test_keeping_weights_of_a_masked_retraining_does_not_change_it(masked_job, checkpoint, tmp_path):
     alone = masked_job(epochs=3)
     run(alone, checkpoint, lambda row: None)
     kept = masked_job(epochs=3, best_of_last=3)  # seeds the generator anew
@@ -136,7 +137,7 @@ def test_keeping_weights_of_a_masked_retraining_changes_nothing_of_it(masked_job
     assert kept.earlier[1].keys() == expected.keys()
 
 
-def test_measuring_changes_nothing(retrain_job, prepared):
+def test_measuring_does_not_change_the_network(retrain_job, prepared):
     job = retrain_job()
     before = {name: value.clone() for name, value in job.network.state_dict().items()}
     measure(job.network, Stream(load_split(prepared, "test", torch.device("cpu")), 8, None, 0).epoch(0))
@@ -145,17 +146,17 @@ def test_measuring_changes_nothing(retrain_job, prepared):
 
 def test_the_schedules_follow_the_epoch(retrain_job):
     job = retrain_job(epochs=4, lr=0.4, lr_min=0.0, drop_path=0.2)
-    found = []
+    values = []
     for epoch in range(4):
         job.start_epoch(epoch)
-        found.append((*job.end_epoch(epoch).values(), job.network.drop_path))
-    rates, tops, set_on_network = zip(*found, strict=True)
+        values.append((*job.end_epoch(epoch).values(), job.network.drop_path))
+    rates, tops, set_on_network = zip(*values, strict=True)
     assert rates == pytest.approx((0.4, 0.4 * (0.5 + 0.5**0.5 / 2), 0.2, 0.4 * (0.5 - 0.5**0.5 / 2)))
     assert tops == set_on_network == pytest.approx((0.0, 0.05, 0.1, 0.15))
 
 
 @pytest.mark.parametrize(("schedule", "share"), [("cosine", 0.5), ("linear", 1 / 5), ("exponential", 0.97**5)])
-def test_every_schedule_is_followed_behind_a_warm_up(retrain_job, schedule, share):
+def test_every_schedule_continues_after_a_warm_up(retrain_job, schedule, share):
     job = retrain_job(epochs=10, lr=0.4, lr_min=0.0, schedule=schedule, warmup_epochs=2)
     rates = []
     for epoch in (0, 1, 5):
@@ -164,7 +165,7 @@ def test_every_schedule_is_followed_behind_a_warm_up(retrain_job, schedule, shar
     assert rates == pytest.approx([0.2, 0.4, 0.4 * share])
 
 
-def test_the_auxiliary_weight_enters_the_gradient_and_not_the_reported_loss(retrain_job):
+def test_the_auxiliary_weight_affects_the_gradient_but_not_the_reported_loss(retrain_job):
     jobs = [retrain_job(auxiliary_weight=weight) for weight in (0.4, 4.0)]
     tallies = []
     for job in jobs:
@@ -178,7 +179,7 @@ def test_the_auxiliary_weight_enters_the_gradient_and_not_the_reported_loss(retr
 
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"identity": "darts-1 main"}])
-def test_another_seed_or_trial_starts_from_other_weights_and_sees_other_batches(retrain_job, changes):
+def test_another_seed_or_trial_has_different_initial_weights_and_batches(retrain_job, changes):
     first, again, other = retrain_job(), retrain_job(), retrain_job(**changes)
     weights = [job.network.stem.whole[0].weight for job in (first, again, other)]
     batches = [job.stream.batch(0, 0).images for job in (first, again, other)]
@@ -187,7 +188,7 @@ def test_another_seed_or_trial_starts_from_other_weights_and_sees_other_batches(
         assert not torch.equal(*another)
 
 
-def test_what_is_measured_can_be_the_moving_average_of_the_weights(retrain_job):
+def test_with_ema_the_moving_average_of_the_weights_is_measured(retrain_job):
     job = retrain_job(ema=0.5)
     job.start_epoch(0)
     kept = []
@@ -206,7 +207,7 @@ def test_what_is_measured_can_be_the_moving_average_of_the_weights(retrain_job):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_the_average_runs_its_own_weights(retrain_job, precision):
+def test_the_average_uses_its_own_weights(retrain_job, precision):
     job = retrain_job(ema=0.5, precision=precision)
     job.start_epoch(0)
     for step in range(3):
@@ -219,7 +220,7 @@ def test_the_average_runs_its_own_weights(retrain_job, precision):
     assert not torch.equal(job.result()(images)[0], job.network.eval()(images)[0])
 
 
-def test_an_average_goes_on_with_the_same_bits(retrain_job):
+def test_an_average_resumes_with_the_same_bits(retrain_job):
     undisturbed = retrain_job(ema=0.9)
     undisturbed.start_epoch(0)
     undisturbed.step(0, 0)
@@ -234,3 +235,39 @@ def test_an_average_goes_on_with_the_same_bits(retrain_job):
     elsewhere.step(0, 1)
     pairs = zip(undisturbed.result().state_dict().values(), elsewhere.result().state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_every_architecture_is_trained_with_every_seed(config, prepared, tmp_path):
+    """Each network has the seed of its trial, architecture and retrain seed, whatever is trained before it."""
+    data = load_split(prepared, "retrain", torch.device("cpu"))
+    recipe, space = config.retrain.model_copy(update={"seeds": (0, 1)}), get_space("darts")
+    sized = [SizedArchitecture(name, space, GENOTYPES["PDARTS"], recipe.channels) for name in ("main", "other")]
+    seen: list[tuple[str, int]] = []
+
+    def networks(folder, architectures):
+        checkpoints = lambda name: Checkpoint(tmp_path / folder / name, Stop())  # noqa: E731
+        see = lambda network, row: seen.append((network, row["epoch"]))  # noqa: E731
+        return retrain(architectures, recipe, config.runtime, data, "darts-0", checkpoints, see)
+
+    done = list(networks("all", sized))
+    assert [(one.sized.name, one.seed) for one in done] == [(name, s) for name in ("main", "other") for s in (0, 1)]
+    assert seen == [(f"{one.sized.name}-{one.seed}", epoch) for one in done for epoch in (0, 1)]
+    assert [list(one.weights) for one in done] == [[f"{one.sized.name}-{one.seed}.safetensors"] for one in done]
+    assert done[0].rows == [{"architecture": "main", "seed": 0, **row} for row in done[0].history]
+    assert done[0].result == {
+        "name": "main",
+        "id": sized[0].id,
+        "seed": 0,
+        "train_loss": done[0].history[-1]["train_loss"],
+        "train_acc": done[0].history[-1]["train_acc"],
+    }
+    (again, _) = networks("again", sized[1:])
+    first, second = (one.weights["other-0.safetensors"] for one in (done[2], again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["classifier.weight"], done[0].weights["main-0.safetensors"]["classifier.weight"])
+
+
+def test_results_are_averaged_over_the_seeds():
+    rows = [{"name": "main", "train_loss": loss, "train_acc": 50.0} for loss in (1.0, 3.0)]
+    assert summary(rows) == {"main": {"train_loss": 2.0, "train_acc": 50.0}}
+    assert summary([]) == {}

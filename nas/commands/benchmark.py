@@ -1,10 +1,10 @@
-"""The benchmark's own file to the CSV that `evaluate.table` reads. Once, by hand: no stage of the pipeline.
+"""`nas table`: convert the file of NAS-Bench-201 or NATS-Bench to the CSV that `evaluate.table` reads.
 
-python -m nas.commands.table NAS-Bench-201-v1_1-096897.pth nasbench201.csv.gz
-python -m nas.commands.table NATS-tss-v1_0-3ffb9.pickle.pbz2 nasbench201.csv.gz
+nas table NAS-Bench-201-v1_1-096897.pth nasbench201.csv.gz
+nas table NATS-tss-v1_0-3ffb9.pickle.pbz2 nasbench201.csv.gz
 
-Read by the structure that the benchmark's API states (D-X-Y/NATS-Bench, api_utils.py, api_topology.py). It has not been
-tried on the real files, of 2 GB and more. Nothing but containers, texts and numbers is ever unpickled.
+The structure of the file is that of the benchmark's API (D-X-Y/NATS-Bench, api_utils.py, api_topology.py). The command
+has not been tried on the real files, of 2 GB and more. Only containers, texts and numbers are unpickled.
 """
 
 import bz2
@@ -15,7 +15,7 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -23,7 +23,7 @@ from nas.benchmark_table import ACCURACIES, NAME, TableError, parse_table
 from nas.project import clear_errors
 from nas.records import file_sha256, replacing
 
-SOURCES = {  # column -> the training and the set of images that it is measured on, after 200 epochs
+SOURCES = {  # column -> the training and the images that the network is measured on, after 200 epochs
     "cifar10_valid_acc": ("cifar10-valid", "x-valid"),  # trained on 25,000 images
     "cifar10_test_acc": ("cifar10", "ori-test"),  # trained on 50,000
     "cifar100_valid_acc": ("cifar100", "x-valid"),
@@ -31,45 +31,47 @@ SOURCES = {  # column -> the training and the set of images that it is measured 
     "imagenet16_valid_acc": ("ImageNet16-120", "x-valid"),
     "imagenet16_test_acc": ("ImageNet16-120", "x-test"),
 }
-LONG = ("full", "200")  # the schedule of 200 epochs, as either API calls it
-app = typer.Typer(add_completion=False, help=__doc__)
+LONG = ("full", "200")  # what the two APIs call the schedule of 200 epochs
 
 
-@app.command()
 @clear_errors
 def convert(
-    source: Path = typer.Argument(help="The benchmark's file: .pth or .pickle.pbz2."),
-    out: Path = typer.Argument(help="The CSV to write: .csv or .csv.gz."),
+    source: Annotated[Path, typer.Argument(help="The benchmark's file: .pth or .pickle.pbz2.")],
+    out: Annotated[Path, typer.Argument(help="The CSV to write: .csv or .csv.gz.")],
 ) -> None:
-    """Write the table, check it, and print what params.yaml needs. Minutes; the whole file is held in memory."""
+    """Convert a NAS-Bench-201 file to a benchmark table.
+
+    Reads the file of NAS-Bench-201 or NATS-Bench, writes the CSV that `evaluate.table` reads, and prints the lines for
+    params.yaml. Takes minutes, and the memory for the whole file.
+    """
     text = as_csv(rows(load(source)))
     parse_table(text, str(source))  # before anything is written
-    with replacing(out) as beside:
+    with replacing(out) as new:
         content = text.encode("utf-8")
-        beside.write_bytes(gzip.compress(content, mtime=0) if out.suffix == ".gz" else content)
+        new.write_bytes(gzip.compress(content, mtime=0) if out.suffix == ".gz" else content)
     typer.echo(f"evaluate:\n  table:\n    path: {out}\n    sha256: {file_sha256(out)}")
 
 
-# --- Reading without trust
+# --- Reading an untrusted file
 
 
 def load(path: Path) -> Mapping[str, Any]:
-    """The benchmark in a file. Raises TableError when it is none, or holds what is not safe to unpickle."""
+    """The benchmark in a file. Raises TableError if it is not one, or if it is not safe to unpickle."""
     if not path.is_file():
-        raise TableError(f"{path}: no such file. docs/nasbench201.md says where the benchmark is")
+        raise TableError(f"{path}: no such file. docs/nasbench201.md says where to get the benchmark")
     try:
-        found = _load_torch(path) if path.suffix == ".pth" else _load_packed(path)
+        benchmark = _load_torch(path) if path.suffix == ".pth" else _load_packed(path)
     except (pickle.UnpicklingError, OSError, EOFError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
-        raise TableError(f"{path}: cannot be read, or not without running code in it: {reason}") from None
+        raise TableError(f"{path}: cannot be read, or only by running code in it: {reason}") from None
     wanted = ("meta_archs", "arch2infos")
-    if not isinstance(found, Mapping) or any(name not in found for name in wanted):
+    if not isinstance(benchmark, Mapping) or any(name not in benchmark for name in wanted):
         raise TableError(f"{path}: expected a mapping with {' and '.join(wanted)}, as the benchmark's API reads it")
-    return found
+    return benchmark
 
 
-def numbers_of_numpy() -> dict[tuple[str, str], Any]:
-    """What a pickled number of numpy is made by; files of before numpy 2 call one of them by another name."""
+def numpy_number_types() -> dict[tuple[str, str], Any]:
+    """(module, name) of what unpickles a numpy number. Files from before numpy 2 have an older name for `scalar`."""
     import numpy as np
     from numpy._core.multiarray import scalar
 
@@ -84,14 +86,14 @@ def _load_torch(path: Path) -> Any:
     import numpy as np
     import torch
 
-    named = [(made, f"{module}.{name}") for (module, name), made in numbers_of_numpy().items()]
+    named = [(made, f"{module}.{name}") for (module, name), made in numpy_number_types().items()]
     allowed: list[Any] = [*named, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
     with torch.serialization.safe_globals(allowed):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 class _Unpickler(pickle.Unpickler):
-    """Containers, texts and numbers; anything else is refused by name."""
+    """Unpickles containers, texts and numbers; refuses anything else by name."""
 
     def find_class(self, module: str, name: str) -> Any:
         from collections import OrderedDict, defaultdict
@@ -99,9 +101,9 @@ class _Unpickler(pickle.Unpickler):
         plain: dict[tuple[str, str], Callable[..., Any]] = {
             ("collections", "OrderedDict"): OrderedDict,
             ("collections", "defaultdict"): defaultdict,
-            **{("builtins", kind.__name__): kind for kind in (set, dict, list, tuple, int, float)},
+            **{("builtins", builtin.__name__): builtin for builtin in (set, dict, list, tuple, int, float)},
         }
-        allowed = plain | numbers_of_numpy()
+        allowed = plain | numpy_number_types()
         if (module, name) not in allowed:
             raise pickle.UnpicklingError(f"it holds {module}.{name}")
         return allowed[module, name]
@@ -116,18 +118,18 @@ def _load_packed(path: Path) -> Any:
 
 
 def rows(benchmark: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A row per architecture, in the benchmark's order: means over the seeds of 200 epochs, percent."""
+    """A row per architecture, in the benchmark's order: accuracies in percent, means over the seeds, 200 epochs."""
     for index, text in enumerate(benchmark["meta_archs"]):
         schedules = benchmark["arch2infos"].get(index, {})
-        found = next((schedules[name] for name in LONG if name in schedules), None)
-        if found is None:
+        results = next((schedules[name] for name in LONG if name in schedules), None)
+        if results is None:
             raise TableError(f"architecture {index} ({text}) has no results of 200 epochs ({' or '.join(LONG)})")
-        figures = {column: accuracy(found, *source, index) for column, source in SOURCES.items()}
+        figures = {column: accuracy(results, *source, index) for column, source in SOURCES.items()}
         yield {"index": index, NAME: text, **figures}
 
 
 def accuracy(results: Mapping[str, Any], training: str, images: str, index: int) -> str:
-    """Mean over the trials of a training, at its last epoch."""
+    """The accuracy after the last epoch, averaged over the seeds of a training."""
     try:
         trials = [results["all_results"][training, seed] for seed in results["dataset_seed"][training]]
         values = [float(trial["eval_acc1es"][f"{images}@{trial['epochs'] - 1}"]) for trial in trials]
@@ -142,7 +144,3 @@ def as_csv(table: Iterator[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(table)
     return stream.getvalue()
-
-
-if __name__ == "__main__":
-    app()
