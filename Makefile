@@ -41,7 +41,7 @@ endef
 export NAS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro status ui preset ablation test smoke bench lint format type check lock clean
+.PHONY: help setup repro status ui preset ablation test smoke bench lint format type check lock clean docs
 
 help: ## print this page
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -109,3 +109,7 @@ lock: ## recompile requirements.lock from pyproject.toml (needs uv)
 clean: ## remove the caches of the tools, but no data, runs, checkpoints or reports
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+docs: setup ## build the documentation site into build/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "docs: build/site/index.html"
