@@ -26,6 +26,8 @@ from typing import Any, NoReturn
 PRELOADED = (  # what stages import, at their start or on the way
     "torch._dynamo",  # by the first optimiser
     "safetensors.torch",
+    "nas.training.derive",
+    "nas.training.evaluate",
     "nas.training.search",
     "nas.training.retrain",
     "nas.spaces.channel.space",

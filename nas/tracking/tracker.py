@@ -154,7 +154,7 @@ class Tracker:
     def _warn(self, reason: str) -> None:
         if not self._warned:  # the feeder and `close` may both fail
             self._warned = True
-            logger.warning("tracking is off: %s (`python -m nas.commands.track rebuild` fills the view later)", reason)
+            logger.warning("tracking is off: %s (`nas track rebuild` fills the view later)", reason)
 
 
 def status_of(error: BaseException | None) -> str:

@@ -61,7 +61,7 @@ def test_a_launch_makes_the_results_and_the_lock_of_dvc_repro(base, unrun):
         )
         assert stages == {"search": 2, "derive": 2, "retrain": 2, "evaluate": 2}
         assert {row[0] for row in database.execute("select status from runs")} == {"FINISHED"}
-    assert unrun.run("python", "-m", "nas.commands.track", "rebuild").endswith("0 stage runs added\n")
+    assert unrun.run("python", "-m", "nas", "track", "rebuild").endswith("0 stage runs added\n")
 
 
 def test_outputs_come_back_from_the_cache_and_other_keys_of_the_lock_stay(clone):

@@ -58,7 +58,8 @@ def test_a_search_returns_what_derive_needs_and_what_it_cost(config, prepared, c
     done = search(config, "darts", 0, prepared, CPU, checkpoint, rows.append)
     assert (done.space, done.history, done.resumed) == ("darts", rows, 0)
     assert done.state
-    assert done.images == sum(done.passes.values()) == 2 * 40  # an epoch: a weight and an alpha step per batch of 40
+    assert done.passes["train_images"] == 40, "one epoch"
+    assert done.images == sum(done.passes.values()) > 40
     assert done.metrics["macs_t"] == done.macs / 1e12 > 0
     assert done.metrics["valid_acc"] == rows[-1]["valid_acc"]
     assert not [name for name in done.metrics if name.startswith(("ops.", "incumbent"))]
