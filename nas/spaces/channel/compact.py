@@ -14,8 +14,9 @@ from nas.architectures.channel_masks import Cell, Masks, live, members
 from nas.architectures.channel_sizes import OPERATIONS, Operation
 from nas.config.params import Size
 from nas.contracts import ImageForm
-from nas.spaces.blocks.ops import PointwiseConv2d, batch_norm, relu_conv_bn
+from nas.spaces.blocks.ops import PointwiseConv2d, batch_norm, drop_path, relu_conv_bn
 from nas.spaces.blocks.stems import AuxiliaryHead, _layout, _Widths, input_stem
+from nas.spaces.channel import grouped
 from nas.spaces.channel.gated import Edge, GatedNetwork, _dropped, wires
 
 # --- Compact
@@ -66,7 +67,80 @@ class Placing(nn.Module):
 def positions(channels: int, among: int) -> Tensor:
     """Where the channels of a set stand in a larger one."""
     places = {c: place for place, c in enumerate(members(among))}
-    return torch.tensor([places[c] for c in members(channels)])
+    return torch.tensor([places[c] for c in members(channels)], dtype=torch.long)
+
+
+Kept = dict[str, Tensor] | None  # edge -> factors [B, 1, 1, 1] of drop path
+
+
+def added(total: Tensor | None, x: Tensor, matrix: Tensor) -> Tensor:
+    """`total` + the pixels of x [B, C, H, W], as rows, times the matrix."""
+    pixels = grouped.rows(x)
+    return pixels @ matrix if total is None else torch.addmm(total, pixels, matrix)
+
+
+class EdgeGroup(nn.Module):
+    """The edges that leave one or two states, computed together (nas.spaces.channel.grouped). It has no parameters.
+
+    Sums over edges are products with constant matrices of zeros and ones: `sums` for all operations, `skips_<state>` for
+    the skips from a state, each [channels of the terms, live channels of all later nodes].
+    """
+
+    def __init__(self, preds: tuple[int, ...], operation: Operation, cell: Cell, alive: Sequence[int]) -> None:
+        super().__init__()
+        self.double = operation.double
+        later = range(preds[-1] + 1, 2 + NODES)
+        starts = [sum(alive[j].bit_count() for j in later if j < node) for node in range(2 + NODES)]
+        self.columns = sum(alive[node].bit_count() for node in later)
+        self.ops: dict[int, list[str]] = {}  # state -> edges whose operation reads it
+        self.counts: dict[str, int] = {}  # edge -> channels of its operation
+        columns = []
+        for pred in preds:
+            leaving = [(e, node) for e, (node, of) in enumerate(EDGES) if of == pred]
+            ops = {str(e): (node, cell[e]) for e, node in leaving if cell[e].op}
+            columns += [starts[node] + positions(gates.op, alive[node]) for node, gates in ops.values()]
+            self.counts |= {e: gates.op.bit_count() for e, (_, gates) in ops.items()}
+            if ops:
+                self.ops[pred] = list(ops)
+                middle = [(gates.mid if self.double else gates.op).bit_count() for _, gates in ops.values()]
+                self.register_buffer(f"owners_{pred}", grouped.owners(middle), persistent=False)
+            if any(cell[e].skip for e, _ in leaving):
+                skips = torch.zeros(alive[pred].bit_count(), self.columns)
+                for node, taken in ((node, cell[e].skip) for e, node in leaving):
+                    skips[positions(taken, alive[pred]), starts[node] + positions(taken, alive[node])] = 1
+                self.register_buffer(f"skips_{pred}", skips, persistent=False)
+        self.preds = preds
+        if self.ops:
+            self.register_buffer("sums", torch.eye(self.columns)[torch.cat(columns)], persistent=False)
+
+    def forward(
+        self, edges: nn.ModuleDict, states: Sequence[Tensor | None], reduce: bool, total: Tensor | None, kept: Kept
+    ) -> Tensor | None:
+        """`total` [B H W, columns] with the terms of these edges added."""
+        if self.ops:
+            y = self.operations(edges, states)
+            if kept is not None:
+                shares = [kept[e].expand(-1, channels, 1, 1) for e, channels in self.counts.items()]
+                y = y * torch.cat(shares, dim=1)
+            total = added(total, y, self.get_buffer("sums"))
+        for pred in self.preds:
+            skips, x = self._buffers.get(f"skips_{pred}"), states[pred]
+            if skips is not None and x is not None:
+                total = added(total, wires([x], reduce and pred < 2)[0], skips)
+        return total
+
+    def operations(self, edges: nn.ModuleDict, states: Sequence[Tensor | None]) -> Tensor:
+        """The operations' maps next to each other, by state, then by edge."""
+        of_edge = [edges[e] for e in self.counts]
+        maps = [
+            grouped.of_one_input(F.relu(states[pred]), [edges[e].first for e in some], self.get_buffer(f"owners_{pred}"))
+            for pred, some in self.ops.items()
+        ]
+        y = grouped.batch_norm(maps[0] if len(maps) == 1 else torch.cat(maps, dim=1), [edge.first.bn for edge in of_edge])
+        if self.double:
+            y = grouped.of_own_inputs(F.relu(y), [edge.second for edge in of_edge])
+            y = grouped.batch_norm(y, [edge.second.bn for edge in of_edge])
+        return y
 
 
 class CompactCell(nn.Module):
@@ -96,8 +170,35 @@ class CompactCell(nn.Module):
                 self.places[str(e)] = Placing(gates.op, None, self.alive[node])
             if gates.skip:
                 self.skips[str(e)] = Placing(gates.skip, self.alive[pred], self.alive[node])
+        self.groups = nn.ModuleList(EdgeGroup(preds, operation, cell, self.alive) for preds in ((0, 1), (2,), (3,), (4,)))
 
     def forward(self, before: Tensor, last: Tensor, drop_probability: float) -> Tensor:
+        """A training step on small maps computes edges in groups, anything else one by one; both up to rounding."""
+        small = grouped.is_small(last, max(u.bit_count() for u in self.alive))
+        form = self.in_groups if self.training and small else self.one_by_one
+        return form(before, last, drop_probability)
+
+    def in_groups(self, before: Tensor, last: Tensor, drop_probability: float) -> Tensor:
+        """All edges that leave the inputs, then all that leave nodes 2, 3 and 4; each group adds to all later nodes."""
+        states: list[Tensor | None] = [
+            None if op is None else op(x) for op, x in ((self.input_0, before), (self.input_1, last))
+        ]
+        kept: Kept = None
+        if drop_probability > 0:
+            one = last.new_ones(len(last), 1, 1, 1)
+            kept = {e: drop_path(one, drop_probability) for e in self.edges}
+        batch, _, height, width = next(x for x in states if x is not None).shape
+        if self.reduce:
+            height, width = (height + 1) // 2, (width + 1) // 2
+        total: Tensor | None = None  # of the nodes that are not complete, [B H W, their live channels]
+        for node, group in enumerate(self.groups, start=2):
+            total = group(self.edges, states, self.reduce, total, kept)
+            wide = self.alive[node].bit_count()
+            done, total = total.split([wide, total.shape[1] - wide], dim=1)
+            states.append(done.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2))
+        return torch.cat([x for x in states[2:] if x is not None], dim=1)
+
+    def one_by_one(self, before: Tensor, last: Tensor, drop_probability: float) -> Tensor:
         states: list[Tensor | None] = [
             None if op is None else op(x) for op, x in ((self.input_0, before), (self.input_1, last))
         ]
