@@ -14,7 +14,7 @@ from nas.architectures.channel_masks import Cell, Masks, live, members
 from nas.architectures.channel_sizes import OPERATIONS, Operation
 from nas.config.params import Size
 from nas.contracts import ImageForm
-from nas.spaces.blocks.ops import PointwiseConv2d, batch_norm, drop_path, relu_conv_bn
+from nas.spaces.blocks.ops import PointwiseConv2d, batch_norm, relu_conv_bn
 from nas.spaces.blocks.stems import AuxiliaryHead, _layout, _Widths, input_stem
 from nas.spaces.channel import grouped
 from nas.spaces.channel.gated import Edge, GatedNetwork, _dropped, wires
@@ -70,7 +70,13 @@ def positions(channels: int, among: int) -> Tensor:
     return torch.tensor([places[c] for c in members(channels)], dtype=torch.long)
 
 
-Kept = dict[str, Tensor] | None  # edge -> factors [B, 1, 1, 1] of drop path
+def drop_factors(x: Tensor, operations: int, probability: float) -> Tensor:
+    """What drop path multiplies the images of each operation with, [B, operations]; draws as drop_path does."""
+    keep = 1.0 - probability
+    drawn = x.new_empty(operations, len(x))
+    for row in drawn.unbind():
+        row.bernoulli_(keep)
+    return (drawn / keep).t()
 
 
 def added(total: Tensor | None, x: Tensor, matrix: Tensor) -> Tensor:
@@ -88,40 +94,54 @@ class EdgeGroup(nn.Module):
 
     def __init__(self, preds: tuple[int, ...], operation: Operation, cell: Cell, alive: Sequence[int]) -> None:
         super().__init__()
-        self.double = operation.double
+        self.preds, self.double = preds, operation.double
         later = range(preds[-1] + 1, 2 + NODES)
         starts = [sum(alive[j].bit_count() for j in later if j < node) for node in range(2 + NODES)]
         self.columns = sum(alive[node].bit_count() for node in later)
-        self.ops: dict[int, list[str]] = {}  # state -> edges whose operation reads it
-        self.counts: dict[str, int] = {}  # edge -> channels of its operation
-        columns = []
+        self.ops: dict[int, list[int]] = {}  # state -> edges whose operation reads it
+        sums, middle, outputs = [], [], []
         for pred in preds:
-            leaving = [(e, node) for e, (node, of) in enumerate(EDGES) if of == pred]
-            ops = {str(e): (node, cell[e]) for e, node in leaving if cell[e].op}
-            columns += [starts[node] + positions(gates.op, alive[node]) for node, gates in ops.values()]
-            self.counts |= {e: gates.op.bit_count() for e, (_, gates) in ops.items()}
+            leaving = {e: node for e, (node, of) in enumerate(EDGES) if of == pred}
+            ops = [e for e in leaving if cell[e].op]
             if ops:
-                self.ops[pred] = list(ops)
-                middle = [(gates.mid if self.double else gates.op).bit_count() for _, gates in ops.values()]
-                self.register_buffer(f"owners_{pred}", grouped.owners(middle), persistent=False)
-            if any(cell[e].skip for e, _ in leaving):
+                self.ops[pred] = ops
+                sums += [starts[leaving[e]] + positions(cell[e].op, alive[leaving[e]]) for e in ops]
+                outputs += [cell[e].op.bit_count() for e in ops]
+                first = [(cell[e].mid if self.double else cell[e].op).bit_count() for e in ops]
+                middle += first
+                self.register_buffer(f"owners_{pred}", grouped.owners(first), persistent=False)
+            if any(cell[e].skip for e in leaving):
                 skips = torch.zeros(alive[pred].bit_count(), self.columns)
-                for node, taken in ((node, cell[e].skip) for e, node in leaving):
+                for e, node in leaving.items():
+                    taken = cell[e].skip
                     skips[positions(taken, alive[pred]), starts[node] + positions(taken, alive[node])] = 1
                 self.register_buffer(f"skips_{pred}", skips, persistent=False)
-        self.preds = preds
-        if self.ops:
-            self.register_buffer("sums", torch.eye(self.columns)[torch.cat(columns)], persistent=False)
+        if not self.ops:
+            return
+        self.counts = [middle, outputs] if self.double else [outputs]  # of passes: output channels of each edge
+        self.register_buffer("sums", torch.eye(self.columns)[torch.cat(sums)], persistent=False)
+        self.register_buffer("blocks", grouped.blocks(outputs, middle), persistent=False)
+        running = [e for e, gates in enumerate(cell) if gates.op]
+        spread = torch.zeros(len(running), sum(outputs))
+        spread[[running.index(e) for some in self.ops.values() for e in some]] = grouped.owners(outputs).t()
+        self.register_buffer("spread", spread, persistent=False)
 
     def forward(
-        self, edges: nn.ModuleDict, states: Sequence[Tensor | None], reduce: bool, total: Tensor | None, kept: Kept
+        self,
+        edges: nn.ModuleDict,
+        states: Sequence[Tensor | None],
+        reduce: bool,
+        total: Tensor | None,
+        factors: Tensor | None,
     ) -> Tensor | None:
-        """`total` [B H W, columns] with the terms of these edges added."""
+        """`total` [B H W, columns] with the terms of these edges added.
+
+        `factors`: those of drop path [B, operations of the cell], in the order of the edges.
+        """
         if self.ops:
             y = self.operations(edges, states)
-            if kept is not None:
-                shares = [kept[e].expand(-1, channels, 1, 1) for e, channels in self.counts.items()]
-                y = y * torch.cat(shares, dim=1)
+            if factors is not None:
+                y = y * (factors @ self.get_buffer("spread"))[:, :, None, None]
             total = added(total, y, self.get_buffer("sums"))
         for pred in self.preds:
             skips, x = self._buffers.get(f"skips_{pred}"), states[pred]
@@ -131,15 +151,26 @@ class EdgeGroup(nn.Module):
 
     def operations(self, edges: nn.ModuleDict, states: Sequence[Tensor | None]) -> Tensor:
         """The operations' maps next to each other, by state, then by edge."""
-        of_edge = [edges[e] for e in self.counts]
-        maps = [
-            grouped.of_one_input(F.relu(states[pred]), [edges[e].first for e in some], self.get_buffer(f"owners_{pred}"))
-            for pred, some in self.ops.items()
-        ]
-        y = grouped.batch_norm(maps[0] if len(maps) == 1 else torch.cat(maps, dim=1), [edge.first.bn for edge in of_edge])
+        of_state = [[edges[str(e)] for e in some] for some in self.ops.values()]
+        first = [edge.first for some in of_state for edge in some]
+        second = [edge.second for some in of_state for edge in some] if self.double else []
+        weights = [part for some in of_state for part in grouped.weights([edge.first for edge in some])]
+        weights += grouped.affine(first)
         if self.double:
-            y = grouped.of_own_inputs(F.relu(y), [edge.second for edge in of_edge])
-            y = grouped.batch_norm(y, [edge.second.bn for edge in of_edge])
+            weights += grouped.weights(second) + grouped.affine(second)
+        parts = iter(grouped.joined(weights))
+        statistics = grouped.Statistics([first, second] if self.double else [first], self.counts)
+        maps = []
+        for pred in self.ops:
+            kernels = [next(parts)] if first[0].depthwise is None else [next(parts), next(parts)]
+            maps.append(grouped.of_one_input(F.relu(states[pred]), first[0], kernels, self.get_buffer(f"owners_{pred}")))
+        y = maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
+        y = grouped.batch_norm(y, first[0].bn, [next(parts), next(parts)], statistics)
+        if self.double:
+            kernels = [next(parts), next(parts)]
+            y = grouped.of_own_inputs(F.relu(y), second[0], kernels, self.get_buffer("blocks"), sum(self.counts[1]))
+            y = grouped.batch_norm(y, second[0].bn, [next(parts), next(parts)], statistics)
+        statistics.store()
         return y
 
 
@@ -183,16 +214,13 @@ class CompactCell(nn.Module):
         states: list[Tensor | None] = [
             None if op is None else op(x) for op, x in ((self.input_0, before), (self.input_1, last))
         ]
-        kept: Kept = None
-        if drop_probability > 0:
-            one = last.new_ones(len(last), 1, 1, 1)
-            kept = {e: drop_path(one, drop_probability) for e in self.edges}
+        factors = drop_factors(last, len(self.edges), drop_probability) if drop_probability > 0 else None
         batch, _, height, width = next(x for x in states if x is not None).shape
         if self.reduce:
             height, width = (height + 1) // 2, (width + 1) // 2
         total: Tensor | None = None  # of the nodes that are not complete, [B H W, their live channels]
         for node, group in enumerate(self.groups, start=2):
-            total = group(self.edges, states, self.reduce, total, kept)
+            total = group(self.edges, states, self.reduce, total, factors)
             wide = self.alive[node].bit_count()
             done, total = total.split([wide, total.shape[1] - wide], dim=1)
             states.append(done.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2))

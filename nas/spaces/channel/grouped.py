@@ -8,10 +8,12 @@ Shape legend: B batch, H x W the map; u, m, s channels at the input, in the midd
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from nas.spaces.blocks import kernels
@@ -30,53 +32,122 @@ def owners(counts: Sequence[int]) -> Tensor:
     return torch.block_diag(*(torch.ones(count, 1) for count in counts))
 
 
-def of_one_input(x: Tensor, passes: Sequence[Any], owner: Tensor) -> Tensor:
-    """The convolutions of passes that read the same x [B, u, H, W]: [B, sum m, H', W'].
+class _Joined(torch.autograd.Function):
+    """torch.cat of the first `counts[0]` tensors, of the next `counts[1]`, and so on, as one step of autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, counts: Sequence[int], *tensors: Tensor) -> tuple[Tensor, ...]:
+        rest = iter(tensors)
+        lists = [list(islice(rest, count)) for count in counts]
+        ctx.shapes = [[part.shape for part in parts] for parts in lists]
+        ctx.flat = [any(shape[1:] != shapes[0][1:] for shape in shapes) for shapes in ctx.shapes]
+        pairs = zip(lists, ctx.flat, strict=True)
+        return tuple(torch.cat([part.flatten() for part in parts] if flat else parts) for parts, flat in pairs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        found: list[Tensor | None] = [None]
+        for grad, shapes, flat in zip(grads, ctx.shapes, ctx.flat, strict=True):
+            parts = grad.split([shape.numel() if flat else shape[0] for shape in shapes])
+            found += [part.view(shape) for part, shape in zip(parts, shapes, strict=True)] if flat else parts
+        return tuple(found)
+
+
+def joined(lists: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Each list of tensors concatenated along the first dimension; flattened where their other dimensions differ."""
+    return list(_Joined.apply([len(parts) for parts in lists], *(part for parts in lists for part in parts)))
+
+
+def weights(passes: Sequence[Any]) -> list[list[Tensor]]:
+    """Kernels of the passes: those of the 1x1 or the only convolution, then those of the depthwise ones if any."""
+    lists = [[one.convolution.weight for one in passes]]
+    return lists if passes[0].depthwise is None else [*lists, [one.depthwise.weight for one in passes]]
+
+
+def affine(passes: Sequence[Any]) -> list[list[Tensor]]:
+    """Scales and shifts of the passes' batch norms."""
+    return [[one.bn.weight for one in passes], [one.bn.bias for one in passes]]
+
+
+def of_one_input(x: Tensor, one: Any, parts: Sequence[Tensor], owner: Tensor) -> Tensor:
+    """The convolutions of passes like `one` that read the same x [B, u, H, W]: [B, sum m, H', W'].
 
     A depthwise convolution followed by a 1x1 becomes one dense convolution, whose kernel is the product of both: the
-    additional arithmetic costs less than one more kernel. `owner`: owners of the output channels.
+    additional arithmetic costs less than one more kernel. `parts`: weights of them, joined; `owner`: owners of the
+    output channels.
     """
-    pointwise = torch.cat([one.convolution.weight for one in passes])
-    if passes[0].depthwise is None:
-        conv = passes[0].convolution
-        return F.conv2d(x, pointwise, None, conv.stride, conv.padding)
-    conv = passes[0].depthwise
-    stride, dilation = conv.stride[0], conv.dilation[0]
+    if one.depthwise is None:
+        return F.conv2d(x, parts[0], None, one.convolution.stride, one.convolution.padding)
+    pointwise, depthwise = parts
+    stride, dilation = one.depthwise.stride[0], one.depthwise.dilation[0]
     if stride == dilation == 2:  # it reads every second row and column only
         x, stride, dilation = x[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last), 1, 1
-    depthwise = torch.stack([one.depthwise.weight for one in passes])  # [E, u, 1, k, k]
     depthwise = kernels.reached(depthwise, max(x.shape[-2:]), dilation)
     square = depthwise.shape[-1]
-    each = (owner @ depthwise.flatten(1)).unflatten(1, (-1, square, square))  # [sum m, u, k, k]
-    return F.conv2d(x, pointwise * each, None, stride, dilation * (square // 2), dilation)
+    if owner.shape[1] > 1:  # the depthwise kernels of its edge for each output channel
+        depthwise = (owner @ depthwise.reshape(owner.shape[1], -1)).view(len(pointwise), -1, square, square)
+    else:
+        depthwise = depthwise.transpose(0, 1)
+    return F.conv2d(x, pointwise * depthwise, None, stride, dilation * (square // 2), dilation)
 
 
-def of_own_inputs(x: Tensor, passes: Sequence[Any]) -> Tensor:
-    """The separable convolutions of passes that read channels of their own: [B, sum m, H, W] -> [B, sum s, H, W]."""
-    conv = passes[0].depthwise
-    depthwise = torch.cat([one.depthwise.weight for one in passes])
-    pointwise = [one.convolution.weight.flatten(1) for one in passes]
-    whole = torch.block_diag(*pointwise) if len(passes) > 1 else pointwise[0]
+def of_own_inputs(x: Tensor, one: Any, parts: Sequence[Tensor], blocks: Tensor, outputs: int) -> Tensor:
+    """The separable convolutions of passes like `one` that read channels of their own: [B, sum m, H, W] ->
+    [B, sum s, H, W].
+
+    The 1x1 convolutions are one, with a block-diagonal kernel; `blocks` are the places of their weights in it.
+    """
+    pointwise, depthwise = parts
+    conv, inputs = one.depthwise, len(depthwise)
     if kernels.suit(x):
         x = kernels.depthwise(x, depthwise, conv.stride[0], conv.dilation[0])
     else:
-        x = F.conv2d(x, depthwise, None, conv.stride, conv.padding, conv.dilation, len(depthwise))
-    return kernels.pointwise(x, whole)
+        x = F.conv2d(x, depthwise, None, conv.stride, conv.padding, conv.dilation, inputs)
+    if len(blocks) < outputs * inputs:
+        pointwise = pointwise.new_zeros(outputs * inputs).index_copy(0, blocks, pointwise.flatten())
+    return kernels.pointwise(x, pointwise.view(outputs, inputs))
 
 
-def batch_norm(x: Tensor, norms: Sequence[Any]) -> Tensor:
-    """Affine batch norms of channels next to each other, by the batch's statistics; updates the running ones."""
-    if len(norms) == 1:
-        y: Tensor = norms[0](x)
-        return y
-    means, variances = [norm.running_mean for norm in norms], [norm.running_var for norm in norms]
-    mean, variance = torch.cat(means), torch.cat(variances)
-    weight, bias = (torch.cat([getattr(norm, name) for norm in norms]) for name in ("weight", "bias"))
-    x = F.batch_norm(x, mean, variance, weight, bias, True, norms[0].momentum, norms[0].eps)
-    counts = [len(part) for part in means]
-    torch._foreach_copy_(means + variances, [*mean.split(counts), *variance.split(counts)])
-    torch._foreach_add_([norm.num_batches_tracked for norm in norms], 1)
-    return x
+def blocks(outputs: Sequence[int], inputs: Sequence[int]) -> Tensor:
+    """Places of the weights of kernels [outputs, inputs] in a block-diagonal kernel, both flattened."""
+    whole, row, column, places = sum(inputs), 0, 0, []
+    for s, m in zip(outputs, inputs, strict=True):
+        rows, columns = torch.arange(row, row + s), torch.arange(column, column + m)
+        places.append((rows[:, None] * whole + columns).flatten())
+        row, column = row + s, column + m
+    return torch.cat(places)
+
+
+class Statistics:
+    """The running statistics of the batch norms of some passes, next to each other while a step updates them."""
+
+    def __init__(self, passes: Sequence[Sequence[Any]], channels: Sequence[Sequence[int]]) -> None:
+        """`channels`: those of each batch norm."""
+        self.counters = [one.bn.num_batches_tracked for some in passes for one in some]
+        self.stored = [
+            statistic
+            for some in passes
+            for statistics in ([one.bn.running_mean for one in some], [one.bn.running_var for one in some])
+            for statistic in statistics
+        ]
+        self.lengths = [length for lengths in channels for length in (*lengths, *lengths)]
+        self.whole = torch.cat(self.stored)
+        self.rest = iter(self.whole.split([sum(lengths) for lengths in channels for _ in range(2)]))
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """Means and variances of the next pass."""
+        return next(self.rest), next(self.rest)
+
+    def store(self) -> None:
+        torch._foreach_copy_(self.stored, self.whole.split(self.lengths))
+        torch._foreach_add_(self.counters, 1)
+
+
+def batch_norm(x: Tensor, one: Any, parts: Sequence[Tensor], statistics: Statistics) -> Tensor:
+    """Batch norms like `one` of channels next to each other, by the batch's statistics; `parts`: affine, joined."""
+    mean, variance = statistics.next()
+    return F.batch_norm(x, mean, variance, *parts, True, one.momentum, one.eps)
 
 
 def rows(x: Tensor) -> Tensor:
