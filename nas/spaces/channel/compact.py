@@ -79,12 +79,6 @@ def drop_factors(x: Tensor, operations: int, probability: float) -> Tensor:
     return (drawn / keep).t()
 
 
-def added(total: Tensor | None, x: Tensor, matrix: Tensor) -> Tensor:
-    """`total` + the pixels of x [B, C, H, W], as rows, times the matrix."""
-    pixels = grouped.rows(x)
-    return pixels @ matrix if total is None else torch.addmm(total, pixels, matrix)
-
-
 class EdgeGroup(nn.Module):
     """The edges that leave one or two states, computed together (nas.spaces.channel.grouped). It has no parameters.
 
@@ -142,11 +136,11 @@ class EdgeGroup(nn.Module):
             y = self.operations(edges, states)
             if factors is not None:
                 y = y * (factors @ self.get_buffer("spread"))[:, :, None, None]
-            total = added(total, y, self.get_buffer("sums"))
+            total = grouped.added(total, y, self.get_buffer("sums"))
         for pred in self.preds:
             skips, x = self._buffers.get(f"skips_{pred}"), states[pred]
             if skips is not None and x is not None:
-                total = added(total, wires([x], reduce and pred < 2)[0], skips)
+                total = grouped.added(total, wires([x], reduce and pred < 2)[0], skips)
         return total
 
     def operations(self, edges: nn.ModuleDict, states: Sequence[Tensor | None]) -> Tensor:
@@ -201,7 +195,7 @@ class CompactCell(nn.Module):
                 self.places[str(e)] = Placing(gates.op, None, self.alive[node])
             if gates.skip:
                 self.skips[str(e)] = Placing(gates.skip, self.alive[pred], self.alive[node])
-        self.groups = nn.ModuleList(EdgeGroup(preds, operation, cell, self.alive) for preds in ((0, 1), (2,), (3,), (4,)))
+        self.groups = nn.ModuleList(EdgeGroup(preds, operation, cell, self.alive) for preds in grouped.GROUPS)
 
     def forward(self, before: Tensor, last: Tensor, drop_probability: float) -> Tensor:
         """A training step on small maps computes edges in groups, anything else one by one; both up to rounding."""

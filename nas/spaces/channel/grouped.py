@@ -20,6 +20,8 @@ from nas.spaces.blocks import kernels
 
 SMALL = 2**21  # B H W C^2 up to which groups of edges are faster than single ones on a CPU: bench/channels.py
 
+GROUPS = ((0, 1), (2,), (3,), (4,))  # states whose edges are computed together
+
 
 def is_small(x: Tensor, channels: int) -> bool:
     """Whether edges that read maps like x [B, ., H, W] with this number of channels are computed in groups."""
@@ -153,3 +155,9 @@ def batch_norm(x: Tensor, one: Any, parts: Sequence[Tensor], statistics: Statist
 def rows(x: Tensor) -> Tensor:
     """[B, C, H, W] as [B H W, C]; no copy of a channels-last map."""
     return x.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def added(total: Tensor | None, x: Tensor, matrix: Tensor) -> Tensor:
+    """`total` + the pixels of x [B, C, H, W], as rows, times the matrix."""
+    pixels = rows(x)
+    return pixels @ matrix if total is None else torch.addmm(total, pixels, matrix)
