@@ -4,6 +4,7 @@ Shape legend: B batch, C width of the cell, H x W its map, E = 14 edges; U, M, S
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,13 +83,13 @@ def drop_factors(x: Tensor, operations: int, probability: float) -> Tensor:
 class EdgeGroup(nn.Module):
     """The edges that leave one or two states, computed together (nas.spaces.channel.grouped). It has no parameters.
 
-    Sums over edges are products with constant matrices of zeros and ones: `sums` for all operations, `skips_<state>` for
-    the skips from a state, each [channels of the terms, live channels of all later nodes].
+    Sums over edges are products with constant matrices of zeros and ones: `sums` for all operations, `skips_<state>`
+    for the skips from a state, each [channels of the terms, live channels of all later nodes].
     """
 
     def __init__(self, preds: tuple[int, ...], operation: Operation, cell: Cell, alive: Sequence[int]) -> None:
         super().__init__()
-        self.preds, self.double = preds, operation.double
+        self.preds, self.twice = preds, operation.double
         later = range(preds[-1] + 1, 2 + NODES)
         starts = [sum(alive[j].bit_count() for j in later if j < node) for node in range(2 + NODES)]
         self.columns = sum(alive[node].bit_count() for node in later)
@@ -101,7 +102,7 @@ class EdgeGroup(nn.Module):
                 self.ops[pred] = ops
                 sums += [starts[leaving[e]] + positions(cell[e].op, alive[leaving[e]]) for e in ops]
                 outputs += [cell[e].op.bit_count() for e in ops]
-                first = [(cell[e].mid if self.double else cell[e].op).bit_count() for e in ops]
+                first = [(cell[e].mid if self.twice else cell[e].op).bit_count() for e in ops]
                 middle += first
                 self.register_buffer(f"owners_{pred}", grouped.owners(first), persistent=False)
             if any(cell[e].skip for e in leaving):
@@ -112,7 +113,7 @@ class EdgeGroup(nn.Module):
                 self.register_buffer(f"skips_{pred}", skips, persistent=False)
         if not self.ops:
             return
-        self.counts = [middle, outputs] if self.double else [outputs]  # of passes: output channels of each edge
+        self.counts = [middle, outputs] if self.twice else [outputs]  # of passes: output channels of each edge
         self.register_buffer("sums", torch.eye(self.columns)[torch.cat(sums)], persistent=False)
         self.register_buffer("blocks", grouped.blocks(outputs, middle), persistent=False)
         running = [e for e, gates in enumerate(cell) if gates.op]
@@ -145,22 +146,24 @@ class EdgeGroup(nn.Module):
 
     def operations(self, edges: nn.ModuleDict, states: Sequence[Tensor | None]) -> Tensor:
         """The operations' maps next to each other, by state, then by edge."""
-        of_state = [[edges[str(e)] for e in some] for some in self.ops.values()]
+        of_state: list[list[Any]] = [[edges[str(e)] for e in some] for some in self.ops.values()]
         first = [edge.first for some in of_state for edge in some]
-        second = [edge.second for some in of_state for edge in some] if self.double else []
+        second = [edge.second for some in of_state for edge in some] if self.twice else []
         weights = [part for some in of_state for part in grouped.weights([edge.first for edge in some])]
         weights += grouped.affine(first)
-        if self.double:
+        if self.twice:
             weights += grouped.weights(second) + grouped.affine(second)
         parts = iter(grouped.joined(weights))
-        statistics = grouped.Statistics([first, second] if self.double else [first], self.counts)
+        statistics = grouped.Statistics([first, second] if self.twice else [first], self.counts)
         maps = []
         for pred in self.ops:
+            x, owner = states[pred], self.get_buffer(f"owners_{pred}")
+            assert x is not None
             kernels = [next(parts)] if first[0].depthwise is None else [next(parts), next(parts)]
-            maps.append(grouped.of_one_input(F.relu(states[pred]), first[0], kernels, self.get_buffer(f"owners_{pred}")))
+            maps.append(grouped.of_one_input(F.relu(x), first[0], kernels, owner))
         y = maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
         y = grouped.batch_norm(y, first[0].bn, [next(parts), next(parts)], statistics)
-        if self.double:
+        if self.twice:
             kernels = [next(parts), next(parts)]
             y = grouped.of_own_inputs(F.relu(y), second[0], kernels, self.get_buffer("blocks"), sum(self.counts[1]))
             y = grouped.batch_norm(y, second[0].bn, [next(parts), next(parts)], statistics)

@@ -192,7 +192,9 @@ class GatedCell(nn.Module):
         parts = iter(grouped.joined(weights + (grouped.weights(second) if second else [])))
         per_pass, width = 1 if first[0].depthwise is None else 2, first[0].convolution.out_channels
         maps = [
-            grouped.of_one_input(F.relu(x), first[0], [next(parts) for _ in range(per_pass)], owners(len(some), width).to(x))
+            grouped.of_one_input(
+                F.relu(x), first[0], [next(parts) for _ in range(per_pass)], owners(len(some), width).to(x)
+            )
             for x, some in zip(states, ops, strict=True)
             if some
         ]

@@ -1,8 +1,9 @@
 """The convolutions and batch norms of several edges as one each: the same function in fewer, larger kernels.
 
 A cell has up to 28 passes (ReLU, convolution, batch norm) of a few channels. On small maps most of their time is the
-cost of starting a kernel, which does not depend on the number of channels. The functions here take the passes of several
-edges at once and use the edges' own parameters and statistics. They differ from the passes one by one in rounding only.
+cost of starting a kernel, which does not depend on the number of channels. The functions here take the passes of
+several edges at once and use the edges' own parameters and statistics. They differ from the passes one by one in
+rounding only.
 
 Shape legend: B batch, H x W the map; u, m, s channels at the input, in the middle and at the output of an edge.
 """
@@ -148,8 +149,8 @@ class Statistics:
 
 def batch_norm(x: Tensor, one: Any, parts: Sequence[Tensor], statistics: Statistics) -> Tensor:
     """Batch norms like `one` of channels next to each other, by the batch's statistics; `parts`: affine, joined."""
-    mean, variance = statistics.next()
-    return F.batch_norm(x, mean, variance, *parts, True, one.momentum, one.eps)
+    (mean, variance), (scale, shift) = statistics.next(), parts
+    return F.batch_norm(x, mean, variance, scale, shift, True, one.momentum, one.eps)
 
 
 def rows(x: Tensor) -> Tensor:
