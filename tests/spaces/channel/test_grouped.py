@@ -52,7 +52,7 @@ def retrained(masks, stem, images):
 
 
 @settings(max_examples=15, deadline=None)
-@given(legal(cells=4, channels=3), st.sampled_from([("cifar", (8, 8)), ("cifar", (7, 5)), ("imagenet", (37, 29))]))
+@given(legal(cells=4, channels=4), st.sampled_from([("cifar", (8, 8)), ("cifar", (7, 5)), ("imagenet", (37, 29))]))
 def test_a_compact_network_trains_alike_in_groups_and_one_by_one(masks, place):
     stem, shape = place
     images = F.interpolate(DIGITS, shape, mode="bilinear").double().contiguous(memory_format=torch.channels_last)
@@ -77,7 +77,7 @@ def searched(masks: Masks, sparse: bool, training: bool):
 
 
 @settings(max_examples=12, deadline=None)
-@given(legal(cells=4, channels=3), st.booleans(), st.booleans())
+@given(legal(cells=4, channels=4), st.booleans(), st.booleans())
 def test_a_search_passes_alike_in_groups_and_one_by_one(masks, sparse, training):
     assert_equal(*each_form(lambda: searched(masks, sparse, training)))
 
