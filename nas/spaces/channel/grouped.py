@@ -21,7 +21,6 @@ from torch.nn import functional as F
 from nas.spaces.blocks import kernels
 
 SMALL = 2**23  # B H W C^2 up to which groups were faster on a CPU: 5 cells of 8 to 32 channels, batch 96, 8x8 images
-
 TINY = 2  # side of maps whose convolution is one product of whole maps
 GROUPS = ((0, 1), (2,), (3,), (4,))  # states whose edges are computed together
 
