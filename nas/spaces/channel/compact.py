@@ -4,6 +4,7 @@ Shape legend: B batch, C width of the cell, H x W its map, E = 14 edges; U, M, S
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from nas.config.params import Size
 from nas.contracts import ImageForm
 from nas.spaces.blocks.ops import PointwiseConv2d, batch_norm, relu_conv_bn
 from nas.spaces.blocks.stems import AuxiliaryHead, CellWidths, input_stem, reduction_flags
+from nas.spaces.channel import grouped
 from nas.spaces.channel.gated import Edge, GatedNetwork, _dropped, wires
 
 # --- Compact
@@ -66,7 +68,107 @@ class Placing(nn.Module):
 def positions(channels: int, among: int) -> Tensor:
     """The positions of the channels of a set in a larger set."""
     places = {c: place for place, c in enumerate(members(among))}
-    return torch.tensor([places[c] for c in members(channels)])
+    return torch.tensor([places[c] for c in members(channels)], dtype=torch.long)
+
+
+def drop_factors(x: Tensor, operations: int, probability: float) -> Tensor:
+    """What drop path multiplies the images of each operation with, [B, operations]; draws as drop_path does."""
+    keep = 1.0 - probability
+    drawn = x.new_empty(operations, len(x))
+    for row in drawn.unbind():
+        row.bernoulli_(keep)
+    return (drawn / keep).t()
+
+
+class EdgeGroup(nn.Module):
+    """The edges that leave one or two states, computed together (nas.spaces.channel.grouped). It has no parameters.
+
+    Sums over edges are products with constant matrices of zeros and ones: `sums` for all operations, `skips_<state>`
+    for the skips from a state, each [channels of the terms, live channels of all later nodes].
+    """
+
+    def __init__(self, preds: tuple[int, ...], operation: Operation, cell: Cell, alive: Sequence[int]) -> None:
+        super().__init__()
+        self.preds, self.twice = preds, operation.double
+        later = range(preds[-1] + 1, 2 + NODES)
+        starts = [sum(alive[j].bit_count() for j in later if j < node) for node in range(2 + NODES)]
+        self.columns = sum(alive[node].bit_count() for node in later)
+        self.ops: dict[int, list[int]] = {}  # state -> edges whose operation reads it
+        sums, middle, outputs = [], [], []
+        for pred in preds:
+            leaving = {e: node for e, (node, of) in enumerate(DARTS_EDGES) if of == pred}
+            ops = [e for e in leaving if cell[e].op]
+            if ops:
+                self.ops[pred] = ops
+                sums += [starts[leaving[e]] + positions(cell[e].op, alive[leaving[e]]) for e in ops]
+                outputs += [cell[e].op.bit_count() for e in ops]
+                first = [(cell[e].mid if self.twice else cell[e].op).bit_count() for e in ops]
+                middle += first
+                self.register_buffer(f"owners_{pred}", grouped.owners(first), persistent=False)
+            if any(cell[e].skip for e in leaving):
+                skips = torch.zeros(alive[pred].bit_count(), self.columns)
+                for e, node in leaving.items():
+                    taken = cell[e].skip
+                    skips[positions(taken, alive[pred]), starts[node] + positions(taken, alive[node])] = 1
+                self.register_buffer(f"skips_{pred}", skips, persistent=False)
+        if not self.ops:
+            return
+        self.counts = [middle, outputs] if self.twice else [outputs]  # of passes: output channels of each edge
+        self.register_buffer("sums", torch.eye(self.columns)[torch.cat(sums)], persistent=False)
+        self.register_buffer("blocks", grouped.blocks(outputs, middle), persistent=False)
+        running = [e for e, gates in enumerate(cell) if gates.op]
+        spread = torch.zeros(len(running), sum(outputs))
+        spread[[running.index(e) for some in self.ops.values() for e in some]] = grouped.owners(outputs).t()
+        self.register_buffer("spread", spread, persistent=False)
+
+    def forward(
+        self,
+        edges: nn.ModuleDict,
+        states: Sequence[Tensor | None],
+        reduce: bool,
+        total: Tensor | None,
+        factors: Tensor | None,
+    ) -> Tensor | None:
+        """`total` [B H W, columns] with the terms of these edges added.
+
+        `factors`: those of drop path [B, operations of the cell], in the order of the edges.
+        """
+        if self.ops:
+            y = self.operations(edges, states)
+            if factors is not None:
+                y = y * (factors @ self.get_buffer("spread"))[:, :, None, None]
+            total = grouped.added(total, y, self.get_buffer("sums"))
+        for pred in self.preds:
+            skips, x = self._buffers.get(f"skips_{pred}"), states[pred]
+            if skips is not None and x is not None:
+                total = grouped.added(total, wires([x], reduce and pred < 2)[0], skips)
+        return total
+
+    def operations(self, edges: nn.ModuleDict, states: Sequence[Tensor | None]) -> Tensor:
+        """The operations' maps next to each other, by state, then by edge."""
+        of_state: list[list[Any]] = [[edges[str(e)] for e in some] for some in self.ops.values()]
+        first = [edge.first for some in of_state for edge in some]
+        second = [edge.second for some in of_state for edge in some] if self.twice else []
+        weights = [part for some in of_state for part in grouped.weights([edge.first for edge in some])]
+        weights += grouped.affine(first)
+        if self.twice:
+            weights += grouped.weights(second) + grouped.affine(second)
+        parts = iter(grouped.joined(weights))
+        statistics = grouped.Statistics([first, second] if self.twice else [first], self.counts)
+        maps = []
+        for pred in self.ops:
+            x, owner = states[pred], self.get_buffer(f"owners_{pred}")
+            assert x is not None
+            kernels = [next(parts)] if first[0].depthwise is None else [next(parts), next(parts)]
+            maps.append(grouped.of_one_input(F.relu(x), first[0], kernels, owner))
+        y = maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
+        y = grouped.batch_norm(y, first[0].bn, [next(parts), next(parts)], statistics)
+        if self.twice:
+            kernels = [next(parts), next(parts)]
+            y = grouped.of_own_inputs(F.relu(y), second[0], kernels, self.get_buffer("blocks"), sum(self.counts[1]))
+            y = grouped.batch_norm(y, second[0].bn, [next(parts), next(parts)], statistics)
+        statistics.store()
+        return y
 
 
 class CompactCell(nn.Module):
@@ -96,8 +198,32 @@ class CompactCell(nn.Module):
                 self.places[str(e)] = Placing(gates.op, None, self.alive[node])
             if gates.skip:
                 self.skips[str(e)] = Placing(gates.skip, self.alive[pred], self.alive[node])
+        self.groups = nn.ModuleList(EdgeGroup(preds, operation, cell, self.alive) for preds in grouped.GROUPS)
 
     def forward(self, before: Tensor, last: Tensor, drop_probability: float) -> Tensor:
+        """A training step on small maps computes edges in groups, anything else one by one; both up to rounding."""
+        small = grouped.is_small(last, max(u.bit_count() for u in self.alive))
+        form = self.in_groups if self.training and small else self.one_by_one
+        return form(before, last, drop_probability)
+
+    def in_groups(self, before: Tensor, last: Tensor, drop_probability: float) -> Tensor:
+        """All edges that leave the inputs, then all that leave nodes 2, 3 and 4; each group adds to all later nodes."""
+        states: list[Tensor | None] = [
+            None if op is None else op(x) for op, x in ((self.input_0, before), (self.input_1, last))
+        ]
+        factors = drop_factors(last, len(self.edges), drop_probability) if drop_probability > 0 else None
+        batch, _, height, width = next(x for x in states if x is not None).shape
+        if self.reduce:
+            height, width = (height + 1) // 2, (width + 1) // 2
+        total: Tensor | None = None  # of the nodes that are not complete, [B H W, their live channels]
+        for node, group in enumerate(self.groups, start=2):
+            total = group(self.edges, states, self.reduce, total, factors)
+            wide = self.alive[node].bit_count()
+            done, total = total.split([wide, total.shape[1] - wide], dim=1)
+            states.append(done.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2))
+        return torch.cat([x for x in states[2:] if x is not None], dim=1)
+
+    def one_by_one(self, before: Tensor, last: Tensor, drop_probability: float) -> Tensor:
         states: list[Tensor | None] = [
             None if op is None else op(x) for op, x in ((self.input_0, before), (self.input_1, last))
         ]

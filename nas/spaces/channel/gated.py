@@ -6,6 +6,7 @@ of stride 2. Gates act directly after batch norms; a double operation has a seco
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from nas.contracts.gates import GatedSupernet, GateMix
 from nas.spaces.blocks.mixing import summed
 from nas.spaces.blocks.ops import DepthwiseConv2d, PointwiseConv2d, batch_norm, drop_path
 from nas.spaces.blocks.stems import CellWidths, input_stem, preprocess, reduction_flags
+from nas.spaces.channel import grouped
 
 
 class Pass(nn.Module):
@@ -103,12 +105,35 @@ def _dropped(y: Tensor, probability: float, training: bool) -> Tensor:
 # --- Gated
 
 
+@cache
+def sums(first: int, edges: tuple[int, ...], channels: int) -> Tensor:
+    """[edges C, nodes C]: adds the channels of each edge to those of its node, of the nodes from `first`."""
+    blocks = torch.eye(2 + NODES - first)[[DARTS_EDGES[e][0] - first for e in edges]]
+    return torch.kron(blocks, torch.eye(channels))
+
+
+@cache
+def diagonals(nodes: tuple[bool, ...], channels: int) -> Tensor:
+    """[C, nodes C]: a diagonal per node, zeros for those that are False."""
+    return torch.kron(torch.tensor([nodes]).float(), torch.eye(channels))
+
+
+@cache
+def owners(edges: int, channels: int) -> Tensor:
+    return grouped.owners([channels] * edges)
+
+
+@cache
+def blocks(edges: int, channels: int, device: torch.device) -> Tensor:
+    return grouped.blocks([channels] * edges, [channels] * edges).to(device)
+
+
 class GatedCell(nn.Module):
     def __init__(
         self, operation: Operation, c_before: int, c_last: int, channels: int, halve: bool, reduce: bool, affine: bool
     ) -> None:
         super().__init__()
-        self.reduce = reduce
+        self.reduce, self.affine = reduce, affine
         self.input_0 = preprocess(c_before, channels, halve, affine)
         self.input_1 = preprocess(c_last, channels, False, affine)
         strides = [2 if reduce and pred < 2 else 1 for _, pred in DARTS_EDGES]
@@ -121,6 +146,75 @@ class GatedCell(nn.Module):
         gates: Tensor,
         running: Sequence[tuple[bool, bool]] | None,
         drop_probability: float = 0.0,
+    ) -> Tensor:
+        """On small maps a search computes edges in groups, anything else one by one; both equal up to rounding.
+
+        A forward on the meta device counts modules, which need their own calls.
+        """
+        small = grouped.is_small(last, gates.shape[-1]) and last.device.type != "meta"
+        if small and not self.affine and gates.dim() == 3 and not (self.training and drop_probability > 0):
+            return self.in_groups(before, last, gates, running)
+        return self.one_by_one(before, last, gates, running, drop_probability)
+
+    def in_groups(
+        self, before: Tensor, last: Tensor, gates: Tensor, running: Sequence[tuple[bool, bool]] | None
+    ) -> Tensor:
+        """All edges that leave the inputs, then all that leave nodes 2, 3 and 4; each group adds to all later nodes."""
+        states = [self.input_0(before), self.input_1(last)]
+        skips = wires(states, self.reduce)
+        of_edge = [edge.unbind(-2) for edge in gates.unbind(-3)]
+        batch, width, height, breadth = skips[0].shape
+        total: Tensor | None = None  # of the nodes that are not complete, [B H W, nodes C]
+        for node, preds in enumerate(grouped.GROUPS, start=2):
+            leaving = [[e for e, (_, of) in enumerate(DARTS_EDGES) if of == pred] for pred in preds]
+            ops = [[e for e in some if running is None or running[e][0]] for some in leaving]
+            if any(ops):
+                y = self.operations([states[pred] for pred in preds], ops, of_edge)
+                total = grouped.added(total, y, sums(node, tuple(e for some in ops for e in some), width).to(y))
+            for pred, some in zip(preds, leaving, strict=True):
+                open_skips = tuple(running is None or running[e][1] for e in some)
+                if any(open_skips):
+                    scales = torch.cat([of_edge[e][2] for e in some]).to(skips[pred].dtype)
+                    total = grouped.added(total, skips[pred], diagonals(open_skips, width).to(scales) * scales)
+            assert total is not None, f"nothing reaches node {node}"
+            done, total = total.split([width, total.shape[1] - width], dim=1)
+            states.append(done.unflatten(0, (batch, height, breadth)).permute(0, 3, 1, 2))
+            skips.append(states[-1])
+        return torch.cat(states[2:], dim=1)
+
+    def operations(
+        self, states: Sequence[Tensor], ops: Sequence[Sequence[int]], gates: Sequence[Sequence[Tensor]]
+    ) -> Tensor:
+        """The gated maps of `ops`, the edges that run of each state, next to each other."""
+        edges: list[Any] = list(self.edges)
+        first = [edges[e].first for some in ops for e in some]
+        second = [edges[e].second for some in ops for e in some if edges[e].second is not None]
+        weights = [part for some in ops if some for part in grouped.weights([edges[e].first for e in some])]
+        parts = iter(grouped.joined(weights + (grouped.weights(second) if second else [])))
+        per_pass, width = 1 if first[0].depthwise is None else 2, first[0].convolution.out_channels
+        maps = [
+            grouped.of_one_input(
+                F.relu(x), first[0], [next(parts) for _ in range(per_pass)], owners(len(some), width).to(x)
+            )
+            for x, some in zip(states, ops, strict=True)
+            if some
+        ]
+        y = maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
+        for at in (1, 0) if second else (0,):  # the gate in the middle, that of the output
+            if at == 0 and second:
+                places = blocks(len(second), width, y.device)
+                y = grouped.of_own_inputs(F.relu(y), second[0], [next(parts), next(parts)], places, len(second) * width)
+            scale = torch.cat([gates[e][at] for some in ops for e in some])
+            y = F.batch_norm(y, None, None, scale, None, True, 0.0, first[0].bn.eps)
+        return y
+
+    def one_by_one(
+        self,
+        before: Tensor,
+        last: Tensor,
+        gates: Tensor,
+        running: Sequence[tuple[bool, bool]] | None,
+        drop_probability: float,
     ) -> Tensor:
         states = [self.input_0(before), self.input_1(last)]
         skips = wires(states, self.reduce)

@@ -1,6 +1,7 @@
 """Gated and compact cells: gate gradients, equality on real digits, sizes by the formulas."""
 
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from nas.complexity import count, parameters
 from nas.config.params import Size
 from nas.contracts import ImageForm
 from nas.contracts.gates import GateMix
+from nas.spaces.channel import grouped
 from nas.spaces.channel.compact import CompactNetwork, compacted
 from nas.spaces.channel.gated import Edge, GatedCell, GatedNetwork, gated_norm, wires
 from nas.spaces.channel.space import ChannelSpace
@@ -228,8 +230,8 @@ def test_an_edge_that_does_not_run_gets_no_gradient():
 
 
 @settings(max_examples=5, deadline=None)
-@given(legal(cells=5, channels=4))
-def test_maps_stay_in_channels_last(masks):
+@given(legal(cells=5, channels=4), st.booleans())
+def test_maps_stay_in_channels_last(masks, training):
     """In another layout all following kernels would be slow."""
     network: Any = CompactNetwork(masks, FORM, size_of(masks), auxiliary=False).to(memory_format=torch.channels_last)
     seen: list[Any] = []
@@ -237,8 +239,18 @@ def test_maps_stay_in_channels_last(masks):
         cell.register_forward_hook(lambda _, given, found: seen.extend([*given[:2], found]))
         for part in [*cell.edges.values(), *cell.places.values(), *cell.skips.values()]:
             part.register_forward_hook(lambda _, given, found: seen.append(found))
-    network(DIGITS.contiguous(memory_format=torch.channels_last))
-    assert len(seen) >= 5 * (3 + 4)
+    watched = {name: getattr(grouped, name) for name in ("of_one_input", "of_own_inputs", "batch_norm")}
+
+    def watching(name):
+        def run(x, *rest):
+            seen.append(x)
+            return watched[name](x, *rest)
+
+        return run
+
+    with patch.multiple(grouped, **{name: watching(name) for name in watched}):
+        network.train(training)(DIGITS.contiguous(memory_format=torch.channels_last))
+    assert len(seen) >= 5 * 3
     assert all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)
 
 
