@@ -34,8 +34,8 @@ class Count:
 def count(build: Callable[[], nn.Module], shape: tuple[int, int, int], *inputs: object) -> Count:
     """Count the network that `build` returns, for one image of `shape` (C, H, W).
 
-    The network runs on the CPU without its expensive operations: only shapes are right, no result is. Neither the
-    weights nor anything else draws random numbers. `inputs` are the further arguments of its forward.
+    The network runs on the CPU with its expensive operations replaced, so that only the shapes are right. The global
+    random state does not change. `inputs` are the further arguments of the forward.
     """
     network, macs = macs_by_module(build, shape, *inputs)
     return Count(params=parameters(network), macs=sum(macs.values()))
@@ -77,7 +77,7 @@ def parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-# --- A forward pass of shapes. torch's meta device does the same, but its first use imports 900 modules (2 s).
+# --- A forward pass that computes only shapes. torch's meta device does so too, but imports 900 modules for it (2 s).
 
 
 def _macs_per_output(module: nn.Module) -> int:
@@ -88,7 +88,7 @@ def _macs_per_output(module: nn.Module) -> int:
 
 
 class _ShapesOnly(TorchFunctionMode):
-    """Replaces the expensive functions by others whose result has the right shape; leaves weights uninitialised."""
+    """Replaces expensive functions by ones whose results have the same shape; leaves weights uninitialised."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -97,7 +97,7 @@ class _ShapesOnly(TorchFunctionMode):
 
 
 def _hollow(*shape: int) -> Tensor:
-    """Zeros of this shape in the memory of one number."""
+    """Zeros of this shape that occupy the memory of one number."""
     return torch.zeros(()).expand(shape)
 
 
@@ -125,11 +125,11 @@ def _conv2d(
     """Raises ValueError if x does not have the channels that the weight expects."""
     if x.shape[1] != weight.shape[1] * groups:
         raise ValueError(f"a convolution expects {weight.shape[1] * groups} channels, not {x.shape[1]}")
+    spans = [spread * (kernel - 1) for kernel, spread in zip(weight.shape[2:], _pair(dilation), strict=True)]
+    pads = spans if padding == "same" else [0, 0] if padding == "valid" else [2 * pad for pad in _pair(padding)]
     sides = (
-        (side + 2 * pad - spread * (kernel - 1) - 1) // step + 1
-        for side, kernel, step, pad, spread in zip(
-            x.shape[2:], weight.shape[2:], _pair(stride), _pair(padding), _pair(dilation), strict=True
-        )
+        (side + pad - span - 1) // step + 1
+        for side, pad, span, step in zip(x.shape[2:], pads, spans, _pair(stride), strict=True)
     )
     return _hollow(x.shape[0], len(weight), *sides)
 

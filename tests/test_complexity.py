@@ -1,3 +1,8 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -5,7 +10,9 @@ from torch import nn
 from nas.architectures.genotypes import GENOTYPES
 from nas.complexity import Count, count, nearest_width, parameters
 from nas.config.params import Size
-from nas.contracts import ImageForm
+from nas.contracts import CategoricalSpace, EdgeSpace, ImageForm, SoftMix
+from nas.contracts.gates import GateMix, GateSpace
+from nas.registry import SPACES
 from nas.spaces.blocks.stems import AuxiliaryHead, stem
 from nas.spaces.registry import get_space
 
@@ -154,3 +161,109 @@ def test_supernet_macs_count_every_operation_as_it_is_written_down():
 @pytest.mark.parametrize("start", [2, 10, 40])
 def test_the_nearest_width_is_even_and_the_narrower_of_two(target, expected, start):
     assert nearest_width(lambda width: width * width, target, start) == expected
+
+
+# --- The same counts as on torch's meta device, which computes shapes in another way
+
+
+def counted_on_meta(build, shape, *inputs):
+    """The reference for `count`: real convolutions on tensors without data."""
+    macs = 0
+
+    def add(module, _, output):
+        nonlocal macs
+        weights = module.weight[0].numel()  # of one output: all inputs of its group
+        macs += output[0].numel() * weights
+
+    with torch.device("meta"), torch.no_grad():
+        network = build().eval()
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.register_forward_hook(add)
+            if isinstance(module, nn.BatchNorm2d):
+                # it refuses maps of one pixel, and is slow
+                setattr(module, "forward", lambda x: x)  # noqa: B010 (mypy)
+        network(torch.zeros(1, *shape), *inputs)
+    return Count(parameters(network), macs)
+
+
+def on_meta(mix):
+    """A mix whose tensors are on the meta device."""
+    if isinstance(mix, SoftMix):
+        return SoftMix({cell_type: table.to("meta") for cell_type, table in mix.weights.items()}, mix.alive)
+    return GateMix([table.to("meta") for table in mix.gates]) if isinstance(mix, GateMix) else mix
+
+
+def mixes(space, size):
+    """One mix of each kind that the supernet of the space takes."""
+    if isinstance(space, EdgeSpace):
+        rows = space.variables()
+        tables = {cell_type: torch.zeros(len(names), len(names[0])) for cell_type, names in rows.items()}
+        yield SoftMix(tables)
+        yield SoftMix(tables, {cell_type: [[e % 5, 3] for e in range(len(names))] for cell_type, names in rows.items()})
+    if isinstance(space, CategoricalSpace):
+        yield space.path({cell_type: [len(n) // 2 for n in names] for cell_type, names in space.categories().items()})
+    if isinstance(space, GateSpace):
+        yield GateMix([table.float() for table in space.every_gate(size)])
+
+
+SIZES: dict[str, dict[str, Any]] = {  # of the spaces that have one depth
+    "mobile": {"cells": 21, "stem": "imagenet"},
+    "mobile_cifar": {"cells": 16},
+    "channel": {"cells": 3},
+}
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 37, 29)])
+@pytest.mark.parametrize("name", SPACES)
+def test_networks_and_supernets_count_as_on_the_meta_device(name, shape):
+    space: Any = get_space(name)
+    channels, height, width = shape
+    form, size = ImageForm(channels, height, width, 7), Size(cells=5, channels=2, stem="cifar")
+    size = size.model_copy(update=SIZES.get(name, {}))
+    for seed in range(2):
+        drawn = space.random(torch.Generator().manual_seed(seed))
+
+        def network():
+            return space.network(drawn, form, size, auxiliary=False)  # noqa: B023 (called at once)
+
+        expected = counted_on_meta(network, form.shape)
+        assert count(network, form.shape) == space.count(drawn, form, size) == expected
+    for mix in mixes(space, size):
+        expected = counted_on_meta(lambda: space.supernet(form, size, reference=True), form.shape, on_meta(mix))
+        assert count(lambda: space.supernet(form, size, reference=True), form.shape, mix) == expected
+
+
+@pytest.mark.parametrize("module", [nn.Conv2d(3, 4, (3, 5), (2, 1), "valid"), nn.Conv2d(3, 6, 5, 1, "same", 2, 3)])
+def test_kernels_of_any_shape_count_as_on_the_meta_device(module):
+    options = module.stride, module.padding, module.dilation, module.groups
+    build = lambda: nn.Conv2d(3, module.out_channels, module.kernel_size, *options)  # noqa: E731
+    assert count(build, (3, 17, 11)) == counted_on_meta(build, (3, 17, 11))
+
+
+def test_a_network_that_does_not_fit_its_input_is_refused():
+    with pytest.raises(ValueError, match="a convolution expects 3 channels, not 2"):
+        count(Tiny, (2, 8, 8))
+
+
+def test_a_count_draws_no_random_numbers():
+    state = torch.get_rng_state()
+    count(lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2), nn.Dropout()), (1, 4, 4))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_fresh_process_counts_without_importing_more_of_torch():
+    code = """
+import sys, torch
+from nas.config.params import Size
+from nas.contracts import ImageForm
+from nas.spaces.registry import get_space
+space, form, size = get_space("darts"), ImageForm(1, 8, 8, 10), Size(cells=5, channels=4, stem="cifar")
+before = set(sys.modules)
+space.count(space.random(torch.Generator().manual_seed(0)), form, size)
+space.supernet_macs(form, size)
+print(sorted(set(sys.modules) - before), "torch._dynamo" in sys.modules)
+"""
+    project = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
+    assert done.stdout == "[] False\n"

@@ -1,1 +1,1 @@
-"""Architectures as records: what a search found and what `retrain` builds. Imports no torch."""
+"""Architectures as records: the results of a search, which `retrain` builds. Imports no torch."""

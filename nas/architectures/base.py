@@ -1,6 +1,6 @@
-"""The Architecture record: what a search found and what `retrain` can build. Imports no torch.
+"""The Architecture record: the result of a search, which `retrain` can build. Imports no torch.
 
-Every space has its own frozen model, told apart by `space`. Equal content has equal canonical JSON, so an equal `id`.
+Every space has its own frozen model, identified by `space`. Equal content has equal canonical JSON, so an equal `id`.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,14 +15,14 @@ from nas.registry import SPACES
 
 
 class ArchitectureError(ValueError):
-    """A record that is no architecture of its space; the message says which value, and what is allowed."""
+    """A record that is not an architecture of its space. The message names the value and what is allowed."""
 
 
 @dataclass(frozen=True)
 class CellGraph:
-    """A cell as a drawing needs it: `edges` are (from, to, label); an unlabelled edge is a plain wire.
+    """A cell to be drawn: `edges` are (from, to, label); an edge without a label is a plain wire.
 
-    Cells of one picture stand side by side in their `row`, and the rows below each other.
+    In a picture of several cells, those of the same `row` are drawn side by side, and the rows below each other.
     """
 
     name: str
@@ -34,10 +34,10 @@ class CellGraph:
 
 
 class Architecture(BaseModel):
-    """Base of the records; a space adds its own fields and checks."""
+    """Base of the records. Each space adds its own fields and checks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-    classes: ClassVar[dict[str, type["Architecture"]]] = {}
+    classes: ClassVar[dict[str, type["Architecture"]]] = {}  # by space
 
     schema_version: Literal[1] = 1
     space: str
@@ -55,7 +55,7 @@ class Architecture(BaseModel):
 
     @staticmethod
     def from_dict(value: Mapping[str, Any]) -> "Architecture":
-        """The architecture of any space. Raises ArchitectureError on an unknown space or an invalid content."""
+        """The architecture of any space. Raises ArchitectureError if the space is unknown or the content is invalid."""
         space = value.get("space")
         if not isinstance(space, str) or space not in SPACES:
             raise ArchitectureError(f"space {space!r} is not known; known: {', '.join(sorted(SPACES))}")
@@ -77,7 +77,7 @@ class Architecture(BaseModel):
         raise NotImplementedError
 
     def sheets(self) -> dict[str, list[CellGraph]]:
-        """What is drawn in one picture, side by side, by the picture's name: each cell type by itself."""
+        """The graphs of each picture, by its name. By default there is one picture per cell type."""
         return {graph.name: [graph] for graph in self.graphs()}
 
 
@@ -85,13 +85,13 @@ A = TypeVar("A", bound=type[Architecture])
 
 
 def register_architecture(space: str) -> Callable[[A], A]:
-    """File a record class under its space; a second registration raises."""
+    """Register a record class under its space. Raises ValueError if the space has one already."""
 
-    def register(kind: A) -> A:
+    def register(record: A) -> A:
         if space in Architecture.classes:
             raise ValueError(f"'{space}' is already registered")
-        Architecture.classes[space] = kind
-        return kind
+        Architecture.classes[space] = record
+        return record
 
     return register
 

@@ -1,13 +1,12 @@
 """The shape of a cell and of a network of cells (DARTS, section 2.1). Imports nothing."""
 
 NODES = 4  # intermediate nodes of a cell, numbered 2..5 after the two inputs
-DARTS_EDGES = tuple(
-    (node, pred) for node in range(2, 2 + NODES) for pred in range(node)
-)  # edge e = offset(node) + pred
+# (node, predecessor) of each edge, in the order of the rows of an alpha table: edge e = offset(node) + pred
+DARTS_EDGES = tuple((node, pred) for node in range(2, 2 + NODES) for pred in range(node))
 
 
 def reductions(cells: int) -> tuple[int, int]:
-    """Positions of the reduction cells: one third and two thirds of the depth."""
+    """Positions of the reduction cells, at one third and two thirds of the depth."""
     return cells // 3, 2 * cells // 3
 
 

@@ -18,7 +18,7 @@ from nas.architectures.channel_masks import Gates, Masks, closed, dead_node, eve
 from nas.architectures.channel_sizes import OPERATIONS
 from nas.architectures.channel_transfer import TransferError, repeat, resized, topk
 
-Sets = Annotated[tuple[str, ...], BeforeValidator(as_tuples)]  # per edge a set of channels, channel_masks.to_hex
+Sets = Annotated[tuple[str, ...], BeforeValidator(as_tuples)]  # per edge, as to_hex writes them
 ScoreTable = Annotated[tuple[tuple[tuple[tuple[float, ...], ...], ...], ...], BeforeValidator(as_tuples)]
 
 
@@ -33,18 +33,18 @@ class CellGates(BaseModel):
 
     @staticmethod
     def of(cell: Sequence[Gates], width: int) -> "CellGates":
-        op, mid, skip = (tuple(to_hex(channels, width) for channels in kind) for kind in zip(*cell, strict=True))
+        op, mid, skip = (tuple(to_hex(channels, width) for channels in sets) for sets in zip(*cell, strict=True))
         return CellGates(op=op, mid=mid, skip=skip)
 
     def read(self, name: str, width: int) -> tuple[Gates, ...]:
-        """The sets as ints; ValueError names the one that is none."""
-        for kind in ("op", "mid", "skip"):
-            texts = getattr(self, kind)
+        """The sets as ints. Raises ValueError with the name of a set that is invalid."""
+        for gate in ("op", "mid", "skip"):
+            texts = getattr(self, gate)
             if len(texts) != len(DARTS_EDGES):
-                raise ValueError(f"{name}, {kind}: {len(texts)} edges, expected {len(DARTS_EDGES)}")
+                raise ValueError(f"{name}, {gate}: {len(texts)} edges, expected {len(DARTS_EDGES)}")
             for e, text in enumerate(texts):
                 if not re.fullmatch(r"[0-9a-f]+", text) or to_hex(int(text, 16) & every(width), width) != text:
-                    raise ValueError(f"{name}, {kind} of edge {e}: {text!r} is no set of {width} channels")
+                    raise ValueError(f"{name}, {gate} of edge {e}: {text!r} is not a set of {width} channels")
         return tuple(
             Gates(*(int(text, 16) for text in texts)) for texts in zip(self.op, self.mid, self.skip, strict=True)
         )
@@ -52,10 +52,10 @@ class CellGates(BaseModel):
 
 @register_architecture("channel")
 class ChannelArchitecture(Architecture):
-    """The kept channels of every edge of every cell (nas/spaces/channel.py); closed, and no node without a channel.
+    """The kept channels of every edge of every cell (nas/spaces/channel/). Closed; every node has a channel.
 
-    `resize` says what another depth or width makes of it; `scores` [cells][edges][op, mid, skip][channels] are those of
-    the last pruning, which `topk` needs. `form` is that of the network in retraining: slim kernels, or whole ones.
+    `resize`: how the masks are adapted to another depth or width. `scores` [cells][edges][op, mid, skip][channels]: the
+    scores of the last pruning, which `topk` needs. `form`: whether retraining uses slim kernels or masked whole ones.
     """
 
     space: Literal["channel"] = "channel"
@@ -99,23 +99,23 @@ class ChannelArchitecture(Architecture):
         if self.scores is not None:
             shape = [[[width] * 3] * len(DARTS_EDGES) for width in self.masks.widths]
             if [[[len(s) for s in edge] for edge in cell] for cell in self.scores] != shape:
-                raise ValueError("'scores' have not the shape of the gates")
+                raise ValueError("'scores' do not have the shape of the gates")
         return self
 
     def _check(self, name: str, gates: Gates, whole: int) -> None:
         if not OPERATIONS[self.op].double and gates.mid != whole * (gates.op > 0):
-            raise ValueError(f"{name}: {self.op} has no middle, so 'mid' is all channels where there are op channels")
+            raise ValueError(f"{name}: {self.op} has no middle: expected 'mid' of all channels, or none without 'op'")
         expected = {"none": 0, "fallback": whole & ~gates.op}.get(self.skip_mode, gates.skip)
         if gates.skip != expected:
-            raise ValueError(f"{name}: the skip channels are not those of skip_mode: {self.skip_mode}")
+            raise ValueError(f"{name}: the skip channels do not match skip_mode: {self.skip_mode}")
 
     def masks_at(self, cells: int, channels: int) -> Masks:
-        """The masks for a network of this size; TransferError when there is no way to it."""
+        """The masks for a network of this size. Raises TransferError if they cannot be adapted."""
         if (cells, channels) == (len(self.cells), self.channels):
             return self.masks
         if self.resize == "refuse":
             raise TransferError(
-                f"the masks are for {len(self.cells)} cells and {self.channels} channels, asked for are {cells} and "
+                f"the masks are for {len(self.cells)} cells and {self.channels} channels, not for {cells} and "
                 f"{channels}: set retrain.cells and retrain.channels to those of search.common, or derive with "
                 "resize: repeat or topk"
             )
@@ -123,7 +123,7 @@ class ChannelArchitecture(Architecture):
         return resized(self.masks, cells, channels, stretch, self.scores, self.skip_mode == "fallback")
 
     def graphs(self) -> list[CellGraph]:
-        """One per cell; the label of an edge says how many channels its operation and its skip keep."""
+        """One per cell. The label of an edge gives the numbers of channels that its operation and its skip keep."""
         halved = reductions(len(self.cells))
         return [
             gates_graph(f"{'reduce' if k in halved else 'normal'}-{k}", self.op, cell)

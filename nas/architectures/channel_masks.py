@@ -1,8 +1,9 @@
-"""Which channels of a network are open, and what that leaves alive. No torch and no network: sets alone.
+"""The open channels of a network and the channels that they leave alive. Only sets: no torch, no network.
 
 The network is DARTS' skeleton with one fixed operation on each of the 14 edges of every cell; cells share nothing.
-Sets of channels are ints, channel c is bit c: S of the operation's output, M of the middle of a double operation, K of
-the channel-level skip, U of what is alive in a node. All of it is our reading of TENAS (docs/methods/tenas.md).
+A set of channels is an int whose bit c is channel c: S is the output of the operation, M the middle of a double
+operation, K the channel-level skip, U the live channels of a node. All of this is our reading of TENAS
+(docs/methods/tenas.md).
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from nas.architectures.cell_shape import DARTS_EDGES, NODES, reductions
 
 
 class Gates(NamedTuple):
-    """The open channels of an edge. `mid` of a single operation is all of them while the operation is there."""
+    """The open channels of an edge. For a single operation `mid` is all channels if the edge has the operation."""
 
     op: int
     mid: int
@@ -27,7 +28,7 @@ Cell = tuple[Gates, ...]  # in the order of DARTS_EDGES
 
 @dataclass(frozen=True)
 class Masks:
-    """The gates of a whole network; `channels` is the width of the first cells, doubled at each reduction."""
+    """The gates of a whole network; `channels` is the width of the first cells; each reduction doubles it."""
 
     op: str
     channels: int
@@ -49,7 +50,7 @@ def widths(cells: int, channels: int) -> list[int]:
 
 
 def stages(cells: int) -> list[range]:
-    """The normal cells before, between and behind the reductions."""
+    """The normal cells before, between and after the reductions."""
     first, second = reductions(cells)
     return [range(first), range(first + 1, second), range(second + 1, cells)]
 
@@ -74,12 +75,12 @@ def all_open(width: int) -> Gates:
 
 
 def uniform(op: str, cells: int, channels: int, gates: Callable[[int], Gates] = all_open) -> Masks:
-    """The same gates on every edge of a cell, `gates` of its width."""
+    """The same gates on every edge of a cell; `gates` computes them from the width."""
     return Masks(op, channels, tuple((gates(width),) * len(DARTS_EDGES) for width in widths(cells, channels)))
 
 
 def closed(masks: Masks) -> Masks:
-    """What is left when everything that leads nowhere is closed too, per cell, nodes in ascending order.
+    """The masks with everything closed too that leads nowhere, for each cell, nodes in ascending order.
 
     An edge without a channel at its output or in its middle loses both sets; a skip from a dead channel is closed.
     """
@@ -88,22 +89,25 @@ def closed(masks: Masks) -> Masks:
 
 def _closed(cell: Cell, width: int) -> Cell:
     alive = [every(width)] * 2 + [0] * NODES
-    found = []
+    edges = []
     for (node, pred), (op, mid, skip) in zip(DARTS_EDGES, cell, strict=True):
         gates = Gates(op, mid, skip & alive[pred]) if op and mid else Gates(0, 0, skip & alive[pred])
-        found.append(gates)
+        edges.append(gates)
         alive[node] |= gates.op | gates.skip
-    return tuple(found)
+    return tuple(edges)
 
 
 def live(cell: Cell, width: int) -> list[int]:
-    """U of the six nodes: what reaches nodes 2..5; of the inputs what is used, all of it once an operation reads it."""
-    found = [0] * (2 + NODES)
+    """U of the six nodes: the channels that reach nodes 2..5, and the used channels of the two inputs.
+
+    An operation uses all channels of an input.
+    """
+    alive = [0] * (2 + NODES)
     for (node, pred), gates in zip(DARTS_EDGES, cell, strict=True):
-        found[node] |= gates.op | gates.skip
+        alive[node] |= gates.op | gates.skip
         if pred < 2:
-            found[pred] |= every(width) if gates.op else gates.skip
-    return found
+            alive[pred] |= every(width) if gates.op else gates.skip
+    return alive
 
 
 def dead_node(masks: Masks) -> tuple[int, int] | None:
@@ -116,11 +120,11 @@ def dead_node(masks: Masks) -> tuple[int, int] | None:
 
 
 def statistics(masks: Masks) -> dict[str, Any]:
-    """How the cells came out, of closed masks: a list has a value per cell.
+    """Statistics of closed masks. A list has one value per cell.
 
-    `depth`: most operations on a way through the cell. `skip_share`: channel-level skips among all that feeds a node.
-    `jaccard`: mean distance |A xor B| / |A or B| of the op masks of any two normal cells between the same reductions,
-    None where no stage has two.
+    `depth`: largest number of operations on a path through the cell. `skip_share`: share of channel-level skips among
+    all channels that feed a node. `jaccard`: mean distance |A xor B| / |A or B| of the op masks of any two normal cells
+    between the same reductions; None if no stage has two.
     """
     cells = list(masks.each())
     ops = [sum(g.op.bit_count() for g in cell) for cell, _ in cells]
@@ -148,7 +152,7 @@ def _depth(cell: Cell) -> int:
 
 
 def _distance(a: Cell, b: Cell, width: int) -> float:
-    """Jaccard's, over the op channels of all edges; two cells without any are equal."""
+    """The Jaccard distance of the op channels of all edges; 0 if neither cell has any."""
     one, other = ([g.op << e * width for e, g in enumerate(cell)] for cell in (a, b))
     both = [(x ^ y, x | y) for x, y in zip(one, other, strict=True)]
     union = sum(y.bit_count() for _, y in both)

@@ -1,9 +1,9 @@
-"""What a network of channel masks costs: the formulas, tested against the networks of channel_cells.py.
+"""Formulas for the size of a network of channel masks. Tests compare them with the networks of nas/spaces/channel.
 
 Parameters of an edge with u channels in, m in the middle and s out (9 for a 3x3 kernel, 25 for a 5x5):
 separable 9u + us + 2s; double 9u + um + 2m, then 9m + ms + 2s; plain 3x3 convolution 9us + 2s.
-Multiply-adds: the same products times the map behind them, without the batch norms.
-`stem`: cifar | imagenet, those of nas/spaces/darts/cells.py.
+Multiply-adds: the same products times the pixels of their output, without the batch norms.
+`stem`: cifar | imagenet, as in nas/spaces/blocks/stems.py.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ STEM_MULTIPLIER = 3
 
 
 class Form(Protocol):
-    """What a network is built for, as nas.contracts.ImageForm says it."""
+    """The attributes of nas.contracts.ImageForm."""
 
     @property
     def channels(self) -> int: ...
@@ -68,7 +68,7 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class _Place:
-    """A cell in its network: live channels of what it reads and of its nodes, pixels before and behind it."""
+    """A cell in its network: live channels of its inputs and nodes, pixels of its input and output maps."""
 
     cell: Cell
     width: int
@@ -79,7 +79,7 @@ class _Place:
 
 
 def _stem(channels: int, form: Form, stem: str) -> list[tuple[int, int, int]]:
-    """Its 3x3 convolutions: channels in and out, how often the map has been halved behind it."""
+    """The 3x3 convolutions of the stem: channels in and out, and how often the map has been halved after each."""
     if stem == "cifar":
         return [(form.channels, STEM_MULTIPLIER * channels, 0)]
     return [(form.channels, channels // 2, 1), (channels // 2, channels, 2), (channels, channels, 3)]
@@ -103,7 +103,7 @@ def _places(masks: Masks, form: Form, stem: str) -> Iterator[_Place]:
 
 
 def effective(masks: Masks, form: Form, stem: str = "cifar") -> Sizes:
-    """Sizes of the compact network: dead channels are gone everywhere, from what reads them too."""
+    """Sizes of the compact network, where dead channels are removed everywhere, also from the layers that read them."""
     operation, params, macs = OPERATIONS[masks.op], 0, 0
     for c_in, c_out, halved in _stem(masks.channels, form, stem):
         params += (9 * c_in + 2) * c_out
@@ -122,7 +122,7 @@ def effective(masks: Masks, form: Form, stem: str = "cifar") -> Sizes:
 
 
 def nominal(masks: Masks, form: Form, stem: str = "cifar") -> Sizes:
-    """Sizes of the masked network: an edge without operation is gone, every other kernel is whole."""
+    """Sizes of the masked network: edges without operation are removed, every other kernel is whole."""
 
     def whole(cell: Cell, width: int) -> Cell:
         return tuple(Gates(every(width) * (g.op > 0), every(width) * (g.op > 0), every(width)) for g in cell)
@@ -131,36 +131,36 @@ def nominal(masks: Masks, form: Form, stem: str = "cifar") -> Sizes:
 
 
 def first_halves(masks: Masks, form: Form, stem: str = "cifar") -> int:
-    """Parameters with all skips and edges there, every double operation cut down to its first half."""
+    """Parameters with all skips and edges, where every double operation is reduced to its first half."""
     operation = OPERATIONS[masks.op]
     wires = uniform(masks.op, len(masks.cells), masks.channels, lambda w: Gates(0, 0, every(w)))
     fixed = effective(wires, form, stem)
     return fixed.params + sum(len(DARTS_EDGES) * (operation.convolution(c, c) + 2 * c) for c in masks.widths)
 
 
-# --- What a single gate costs
+# --- The cost of a single gate
 
-Costs = tuple[list[int], list[int], list[int]]  # of the op, mid and skip channels of an edge
+Costs = tuple[list[int], list[int], list[int]]  # for the op, mid and skip channels of an edge
 
 
 def marginal(masks: Masks, form: Form, stem: str = "cifar") -> list[list[Costs]]:
-    """Parameters that go with each gate, per cell and edge; at least 1, and 1 where it is closed.
+    """The parameters that closing each gate removes, per cell and edge; at least 1, and 1 for a closed gate.
 
-    A gate costs its part of its edge; one that alone feeds a channel of its node also all that reads this channel. What
-    dies behind it in turn is not followed.
+    A gate costs its part of its edge. A gate that is the only one to feed a channel of its node also costs everything
+    that reads this channel. Channels that die as a further consequence are not followed.
     """
     operation, places = OPERATIONS[masks.op], list(_places(masks, form, stem))
-    found = []
+    costs = []
     for k, place in enumerate(places):
         readers = places[k + 1].alive[1] if k + 1 < len(places) else form.classes
         readers += places[k + 2].alive[0] if k + 2 < len(places) else 0
         nodes = [readers + sum(_read(operation, place.cell, node)) for node in range(6)]
-        found.append([_costs(operation, place, e, nodes[node]) for e, (node, _) in enumerate(DARTS_EDGES)])
-    return found
+        costs.append([_costs(operation, place, e, nodes[node]) for e, (node, _) in enumerate(DARTS_EDGES)])
+    return costs
 
 
 def _read(operation: Operation, cell: Cell, node: int) -> Iterator[int]:
-    """Parameters that one channel of the node costs each edge that leaves it."""
+    """For each edge that leaves the node, the parameters that one channel of the node costs."""
     for (_, pred), gates in zip(DARTS_EDGES, cell, strict=True):
         if pred == node and gates.op:
             yield operation.convolution(1, (gates.mid if operation.double else gates.op).bit_count())
@@ -171,7 +171,7 @@ def _costs(operation: Operation, place: _Place, edge: int, of_channel: int) -> C
     gates, alone = place.cell[edge], _fed_once(place.cell, node)
     u, m, s = place.alive[pred], gates.mid.bit_count(), gates.op.bit_count()
     whole = sum(operation.sizes(u, m, s))
-    of_op = whole - sum(operation.sizes(u, m, s - 1)) if s > 1 else whole  # the last one takes the edge along
+    of_op = whole - sum(operation.sizes(u, m, s - 1)) if s > 1 else whole  # closing the last one removes the edge
     of_mid = whole - sum(operation.sizes(u, m - 1, s)) if m > 1 else whole
 
     def each(channels: int, own: int, feeds: bool) -> list[int]:
@@ -182,7 +182,7 @@ def _costs(operation: Operation, place: _Place, edge: int, of_channel: int) -> C
 
 
 def _fed_once(cell: Cell, node: int) -> int:
-    """Channels of a node that a single gate keeps alive."""
+    """Channels of a node that only one gate feeds."""
     once = twice = 0
     for (j, _), gates in zip(DARTS_EDGES, cell, strict=True):
         for channels in (gates.op, gates.skip) if j == node else ():

@@ -1,4 +1,4 @@
-"""Channel masks for a network of another depth or width. Ours: the paper's way of going to ImageNet is not public."""
+"""Channel masks for a network of another depth or width. Ours: how the paper transfers to ImageNet is not public."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,20 +10,20 @@ Stretch = Callable[[int, int, Sequence[float], int], int]  # (set, its width, sc
 
 
 class TransferError(ValueError):
-    """Masks that cannot be used at this size; the message says which size they are for, and what to do."""
+    """Masks that cannot be used at this size. The message says which size they are for and what to do."""
 
 
 def cell_map(source: int, target: int) -> list[int]:
-    """For each of `target` cells the one of `source` that it takes its gates from; reductions come from reductions.
+    """For each of `target` cells the index of the `source` cell whose gates it takes; reductions map to reductions.
 
-    The normal cells of a stage are taken at even distances: from the first on in the first stage, where the first
-    cells read the stem, and from the middle of each stride in the others. From 20 to 14 that is
+    The normal cells of a stage are taken at even distances: starting with the first cell in the first stage, where the
+    first cells read the stem, and from the middle of each stride in the others. From 20 to 14 cells the result is
     0 1 3 4 | 6 | 7 9 10 12 | 13 | 14 16 17 19.
 
     Raises:
-        TransferError: a stage that has normal cells here has none there.
+        TransferError: a stage has normal cells in the target but none in the source.
     """
-    found: list[int] = []
+    sources: list[int] = []
     old, new = (-1, *reductions(source), source), (-1, *reductions(target), target)
     for stage in range(3):
         first, have, want = old[stage] + 1, old[stage + 1] - old[stage] - 1, new[stage + 1] - new[stage] - 1
@@ -32,18 +32,18 @@ def cell_map(source: int, target: int) -> list[int]:
                 f"masks of {source} cells have no normal cell in stage {stage + 1}, which {target} cells need; "
                 "search with more cells, or retrain with fewer"
             )
-        found += [first + (i * have // want if stage == 0 else (2 * i + 1) * have // (2 * want)) for i in range(want)]
-        found += [old[stage + 1]] * (stage < 2)
-    return found
+        sources += [first + (i * have // want if stage == 0 else (2 * i + 1) * have // (2 * want)) for i in range(want)]
+        sources += [old[stage + 1]] * (stage < 2)
+    return sources
 
 
 def repeat(channels: int, width: int, scores: Sequence[float], target: int) -> int:
-    """New channel c takes the bit of floor(c width / target); scores play no part."""
+    """New channel c takes the bit of channel floor(c width / target). Scores are not used."""
     return sum((channels >> c * width // target & 1) << c for c in range(target))
 
 
 def topk(channels: int, width: int, scores: Sequence[float], target: int) -> int:
-    """The share stays: round(k target / width) channels, one at least, the best by their repeated bits and scores."""
+    """The share is kept: round(k target / width) channels, at least one, the best by their repeated bits and scores."""
     sources = [c * width // target for c in range(target)]
     kept = (2 * channels.bit_count() * target + width) // (2 * width)
     order = sorted(range(target), key=lambda c: (-(channels >> sources[c] & 1), -scores[sources[c]], c))
@@ -53,12 +53,12 @@ def topk(channels: int, width: int, scores: Sequence[float], target: int) -> int
 def resized(
     masks: Masks, cells: int, channels: int, stretch: Stretch, scores: Scores | None = None, fallback: bool = False
 ) -> Masks:
-    """The masks at another size, closed. With `fallback` a skip is again where the operation is not.
+    """The masks at another size, closed. With `fallback`, skips are open exactly where the operation is closed.
 
     Raises:
-        TransferError: a node would be left without a channel, or the depth cannot be had.
+        TransferError: a node would have no channel, or the depth is impossible.
     """
-    sources, found = cell_map(len(masks.cells), cells), []
+    sources, resized_cells = cell_map(len(masks.cells), cells), []
     for source, width in zip(sources, widths(cells, channels), strict=True):
         old = masks.widths[source]
         edges = []
@@ -66,11 +66,11 @@ def resized(
             given = scores[source][e] if scores is not None else [[0.0] * old] * 3
             op, mid, skip = (stretch(s, old, by, width) for s, by in zip(masks.cells[source][e], given, strict=True))
             edges.append(Gates(op, mid, every(width) & ~op if fallback else skip))
-        found.append(tuple(edges))
-    new = closed(Masks(masks.op, channels, tuple(found)))
+        resized_cells.append(tuple(edges))
+    new = closed(Masks(masks.op, channels, tuple(resized_cells)))
     if (dead := dead_node(new)) is not None:
         raise TransferError(
-            f"at {channels} channels cell {dead[0]} keeps no channel of node {dead[1]}; take resize: topk, or the "
+            f"at {channels} channels cell {dead[0]} keeps no channel of node {dead[1]}; use resize: topk, or the "
             f"{masks.channels} channels of the search"
         )
     return new

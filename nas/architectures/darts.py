@@ -20,7 +20,7 @@ PRIMITIVES = (  # DARTS' list in DARTS' order: the index of an operation is its 
 
 
 def check_cell(name: str, cell: Cell) -> None:
-    """Eight pairs; the two predecessors of a node distinct and below it; real operations, never `none`."""
+    """Raises ValueError unless the cell has eight pairs, no `none`, and two distinct predecessors per node."""
     if len(cell) != 2 * NODES:
         raise ValueError(f"{name} has {len(cell)} pairs, expected {2 * NODES}")
     for index, (op, pred) in enumerate(cell):
@@ -71,15 +71,15 @@ def check_concats(record: Any) -> None:
             raise ValueError(f"{name} must be {list(CONCAT)}")
 
 
-STAGE_NAMES = ("shallow", "middle", "deep")  # stretches of equal resolution, between them the reduction cells
+STAGE_NAMES = ("shallow", "middle", "deep")  # runs of cells of equal resolution, separated by reduction cells
 
 
 @register_architecture("layered")
 class LayeredArchitecture(Architecture):
-    """A normal cell for each stage and a reduction cell behind the first two (ours, for LFR-DARTS).
+    """A normal cell for each stage and a reduction cell after each of the first two (ours, for LFR-DARTS).
 
-    Both lists run from shallow to deep; the names of the stages stand in the record, since reversed lists would be
-    another valid one.
+    Both lists run from shallow to deep. The record contains the names of the stages because the reversed lists would be
+    valid too.
     """
 
     space: Literal["layered"] = "layered"
@@ -100,7 +100,7 @@ class LayeredArchitecture(Architecture):
 
     @staticmethod
     def lift(pair: DartsArchitecture) -> "LayeredArchitecture":
-        """The same network, said in this space: its cells in every stage."""
+        """The same network as an architecture of this space, with its cells in every stage."""
         return LayeredArchitecture(normal=(pair.normal,) * 3, reduce=(pair.reduce,) * 2)
 
     @property
@@ -113,5 +113,5 @@ class LayeredArchitecture(Architecture):
         return [cell_graph(name, cell, CONCAT) for name, cell in self.cells.items()]
 
     def sheets(self) -> dict[str, list[CellGraph]]:
-        """The stages side by side, shallow to deep: the normal cells, the reduction cells."""
-        return {kind: [g for g in self.graphs() if g.name.startswith(kind)] for kind in ("normal", "reduce")}
+        """A picture of the normal cells and one of the reduction cells, each from shallow to deep."""
+        return {sheet: [g for g in self.graphs() if g.name.startswith(sheet)] for sheet in ("normal", "reduce")}

@@ -11,7 +11,7 @@ ENAS_NODES = 5  # of a cell of the space `enas`, numbered 2..6 after the two inp
 
 
 def check_enas_cell(name: str, cell: Cell) -> None:
-    """Ten pairs of an operation and a predecessor below the node; the two of a node may be equal."""
+    """Raises ValueError unless the cell has ten pairs with predecessors below the node. A node's two may be equal."""
     if len(cell) != 2 * ENAS_NODES:
         raise ValueError(f"{name} has {len(cell)} pairs, expected {2 * ENAS_NODES}")
     for index, (op, pred) in enumerate(cell):
@@ -23,14 +23,14 @@ def check_enas_cell(name: str, cell: Cell) -> None:
 
 
 def loose_ends(cell: Cell) -> tuple[int, ...]:
-    """The nodes that no other node reads, 2..6: they make the output of an ENAS cell."""
+    """The nodes, 2..6, that no other node reads. They form the output of an ENAS cell."""
     read = {pred for _, pred in cell}
     return tuple(node for node in range(2, 2 + ENAS_NODES) if node not in read)
 
 
 @register_architecture("enas")
 class EnasArchitecture(Architecture):
-    """Two cells of the ENAS micro space; pairs 2k and 2k+1 belong to node k + 2, which adds them."""
+    """Two cells of the ENAS micro space. Pairs 2k and 2k+1 belong to node k + 2, which adds them."""
 
     space: Literal["enas"] = "enas"
     normal: Cell

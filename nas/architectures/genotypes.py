@@ -1,7 +1,7 @@
 """Published cells by name, in the DARTS space.
 
 DARTS_V1, DARTS_V2: quark0/darts, cnn/genotypes.py. PDARTS: chenxin061/pdarts, genotypes.py (the cell of that
-repository's README, which says it comes from another run than the one in its paper).
+repository's README, which says that it is from a different run than the cell in the paper).
 EOI_GNAS, EOI_GNAS_2: ZLab540/EoiNAS, classification, defaults of train_imagenet.py and train_cifar.py.
 EOI_SEG_GNAS, EOI_SEG: same release, segmentation. The release calls two different cells `GNAS`, hence our names.
 """

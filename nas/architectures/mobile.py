@@ -1,4 +1,4 @@
-"""The chains of mobile blocks and the records of what was found in them. Imports no torch.
+"""The chains of mobile blocks and the records of their architectures. Imports no torch.
 
 The chains are ours, after aiaccel's config_proxyless_imagenet: that of IS-NAS' ImageNet search is not public. Widths
 are those of the full form, whose first convolution has 32 channels.
@@ -23,7 +23,7 @@ FEATURES = 1280  # channels before the classifier
 
 @dataclass(frozen=True)
 class Position:
-    """A place for one block: channels in and out, stride; `stage` counts the stretches of equal width."""
+    """A place for one block: channels in and out, stride. `stage`: index of the run of positions of equal width."""
 
     stage: int
     before: int
@@ -32,7 +32,7 @@ class Position:
 
     @property
     def residual(self) -> bool:
-        """Whether its input may be added to its output, and so the block be skipped."""
+        """Whether the input can be added to the output; if so, the block can be skipped."""
         return self.stride == 1 and self.before == self.width
 
     @property
@@ -41,7 +41,7 @@ class Position:
 
 
 def chain(stages: tuple[tuple[int, int, int], ...]) -> tuple[Position, ...]:
-    """(width, positions, stride of the first one) of each stage, to its positions."""
+    """The positions of a chain. `stages`: (width, positions, stride of the first one) of each."""
     places: list[Position] = []
     for stage, (width, count, stride) in enumerate(stages):
         for index in range(count):
@@ -52,7 +52,7 @@ def chain(stages: tuple[tuple[int, int, int], ...]) -> tuple[Position, ...]:
 
 @dataclass(frozen=True)
 class Chain:
-    """A space of one block per position, and the `stem` that a Size must name for it."""
+    """A chain with one block per position, and the `stem` that its Size must have."""
 
     space: str
     stem: Literal["imagenet", "cifar"]
@@ -65,7 +65,7 @@ IMAGENET = Chain(
 CIFAR = Chain(
     "mobile_cifar", "cifar", chain(((24, 2, 1), (32, 3, 1), (64, 4, 2), (96, 3, 1), (160, 3, 1), (320, 1, 1)))
 )
-CHAINS = {found.space: found for found in (IMAGENET, CIFAR)}
+CHAINS = {chain.space: chain for chain in (IMAGENET, CIFAR)}
 
 
 class ChainArchitecture(Architecture):
@@ -85,7 +85,7 @@ class ChainArchitecture(Architecture):
         return self
 
     def graphs(self) -> list[CellGraph]:
-        """A row per stage; boxes are what stands behind each position (from 1), and one that is skipped has none."""
+        """A row per stage. A box is the output of a position (from 1); a skipped position has none."""
         return list(self._rows())
 
     def sheets(self) -> dict[str, list[CellGraph]]:

@@ -1,5 +1,6 @@
-"""The records of space `nasbench201`, a cell of four nodes and six edges with its string in the benchmark, and of
-`nasbench201_layered`, one for each stage. No torch.
+"""Records of the spaces `nasbench201`, a cell of four nodes and six edges, and `nasbench201_layered`, a cell per stage.
+
+Imports no torch.
 
 Source: Dong and Yang, "NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture Search", ICLR 2020, arXiv
 2001.00326; D-X-Y/AutoDL-Projects (MIT), for order and names of the operations and the rule that finds equal cells.
@@ -15,16 +16,10 @@ from nas.architectures.base import Architecture, ArchitectureError, CellGraph, r
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")  # in the benchmark's order
 CELL_TYPES = ("cell_1", "cell_2", "cell_3")  # of `nasbench201_layered`, in order of depth
-NASBENCH201_EDGES = (
-    (1, 0),
-    (2, 0),
-    (2, 1),
-    (3, 0),
-    (3, 1),
-    (3, 2),
-)  # (node, predecessor); node 0 is the input, node 3 the output
+# (node, predecessor) of each edge; node 0 is the input, node 3 the output
+NASBENCH201_EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))
 CELLS = len(OPERATIONS) ** len(NASBENCH201_EDGES)  # 15,625
-ZERO = "#"  # how the benchmark writes what is zero everywhere
+ZERO = "#"  # how the benchmark writes a map of zeros
 FORM = "|op~0|+|op~0|op~1|+|op~0|op~1|op~2|"
 
 
@@ -49,10 +44,10 @@ class NasBench201Architecture(Architecture):
 
     @staticmethod
     def read(text: str) -> "NasBench201Architecture":
-        """The cell of the benchmark's string; raises ArchitectureError."""
+        """The cell that the benchmark's string describes. Raises ArchitectureError."""
         match = re.fullmatch(re.escape(FORM).replace("op", r"([^|~+]+)"), text)
         if match is None:
-            raise ArchitectureError(f"{text!r} is no cell of NAS-Bench-201: expected {FORM}")
+            raise ArchitectureError(f"{text!r} is not a cell of NAS-Bench-201: expected {FORM}")
         return NasBench201Architecture.parse({"operations": list(match.groups())})
 
     @property
@@ -62,8 +57,8 @@ class NasBench201Architecture(Architecture):
 
     @property
     def topology(self) -> str:
-        """Equal for cells that compute the same by the benchmark's rule (`to_unique_str`): none makes zero, a skip
-        passes on what it gets, and a sum knows no order. 6,466 of the 15,625 cells differ."""
+        """Equal for cells that compute the same by the benchmark's rule (`to_unique_str`): none gives zero, a skip is
+        the identity, and the order of a sum does not matter. 6,466 of the 15,625 cells differ."""
         return topology(self.operations)
 
     def graphs(self) -> list[CellGraph]:
@@ -73,10 +68,10 @@ class NasBench201Architecture(Architecture):
 
 @register_architecture("nasbench201_layered")
 class NasBench201LayeredArchitecture(Architecture):
-    """A cell of `nasbench201` for each stage (ours, for LFR-DARTS), by name: reversed they would be valid, too."""
+    """A cell of `nasbench201` for each stage (ours, for LFR-DARTS). Named, as reversed cells would be valid too."""
 
     space: Literal["nasbench201_layered"] = "nasbench201_layered"
-    cell_1: Operations  # of the widest maps, next to the images
+    cell_1: Operations  # of the first stage, which has the largest maps
     cell_2: Operations
     cell_3: Operations
 
@@ -88,7 +83,7 @@ class NasBench201LayeredArchitecture(Architecture):
 
     @staticmethod
     def read(texts: Sequence[str]) -> "NasBench201LayeredArchitecture":
-        """The cells of the benchmark's strings, shallow to deep; one alone stands in every stage."""
+        """The cells that the benchmark's strings describe, shallow to deep. A single one is used in every stage."""
         cells = [NasBench201Architecture.read(text).operations for text in texts]
         if len(cells) not in (1, len(CELL_TYPES)):
             raise ArchitectureError(f"{len(cells)} cells, expected {len(CELL_TYPES)}, one per stage, or one for all")
@@ -97,7 +92,7 @@ class NasBench201LayeredArchitecture(Architecture):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The benchmark's string of each stage's cell, shallow to deep."""
+        """The benchmark's string of each stage's cell, from shallow to deep."""
         return tuple(NasBench201Architecture(operations=operations).text for operations in self.cells.values())
 
     @property
@@ -109,7 +104,7 @@ class NasBench201LayeredArchitecture(Architecture):
         return [graph(name, operations) for name, operations in self.cells.items()]
 
     def sheets(self) -> dict[str, list[CellGraph]]:
-        """The stages side by side, shallow to deep."""
+        """The stages side by side, from shallow to deep."""
         return {"stage": self.graphs()}  # titled `stage cells`
 
 
@@ -118,12 +113,12 @@ def check_operations(name: str, operations: Sequence[str]) -> None:
         raise ValueError(f"{name} has {len(operations)} operations, expected {len(NASBENCH201_EDGES)}, one per edge")
     for (node, pred), op in zip(NASBENCH201_EDGES, operations, strict=True):
         if op not in OPERATIONS:
-            found = f"operation {op!r} is not one of {', '.join(OPERATIONS)}"
-            raise ValueError(f"{name}, edge {pred} -> {node}: {found}")
+            unknown = f"operation {op!r} is not one of {', '.join(OPERATIONS)}"
+            raise ValueError(f"{name}, edge {pred} -> {node}: {unknown}")
 
 
 def graph(name: str, operations: Sequence[str]) -> CellGraph:
-    """A cell; an edge without a connection is not drawn."""
+    """The graph of a cell, without the edges whose operation is `none`."""
     names = ("in", "1", "2", "out")
     edges = zip(NASBENCH201_EDGES, operations, strict=True)
     drawn = tuple((names[pred], names[node], op) for (node, pred), op in edges if op != "none")
@@ -131,7 +126,7 @@ def graph(name: str, operations: Sequence[str]) -> CellGraph:
 
 
 def topology(operations: Sequence[str]) -> str:
-    """The key of the output node. The rule keeps the zeros of a sum, so some equal networks differ by them."""
+    """The key of the output node. The rule keeps zeros in a sum, so a few equal networks have different keys."""
     keys = ["0"]
     for node in range(1, 4):
         inputs = [(op, keys[pred]) for (n, pred), op in zip(NASBENCH201_EDGES, operations, strict=True) if n == node]

@@ -1,1 +1,1 @@
-"""What may be found: candidate operations, cells, supernets, networks, architectures."""
+"""Search spaces: candidate operations, cells, supernets, networks."""

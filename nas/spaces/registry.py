@@ -12,7 +12,7 @@ T = TypeVar("T", bound=type[Space])
 
 
 def register_space(name: str) -> Callable[[T], T]:
-    """File a space under its name; a second registration raises."""
+    """Register a space under its name. Raises ValueError if the name is taken."""
 
     def register(space: T) -> T:
         if name in _CLASSES:
@@ -25,7 +25,7 @@ def register_space(name: str) -> Callable[[T], T]:
 
 
 def get_space(name: str) -> Space:
-    """The space of this name; KeyError names those that are built in."""
+    """The space of this name. Raises KeyError with the names that are built in."""
     if name not in SPACES:
         raise KeyError(f"space {name!r} is not built in; built in: {', '.join(SPACES)}")
     import_module(SPACES[name].space)

@@ -29,7 +29,7 @@ def test_every_published_cell_survives_json(name):
     assert (again.canonical(), again.id) == (genotype.canonical(), genotype.id)
 
 
-def test_published_cells_are_told_apart_by_their_ids():
+def test_published_cells_have_different_ids():
     assert len({genotype.id for genotype in GENOTYPES.values()}) == len(GENOTYPES) == 7
 
 

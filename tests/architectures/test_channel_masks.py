@@ -103,7 +103,7 @@ def test_further_sizes_of_the_notes():
     assert sum(14 * width for width in widths(5, 4)) == 728
 
 
-def test_nominal_sizes_leave_out_deleted_edges_alone():
+def test_nominal_sizes_leave_out_only_deleted_edges():
     masks = uniform(SEP, 5, 4)
     assert nominal(masks, CIFAR10) == effective(masks, CIFAR10)
     half = uniform(SEP, 5, 4, PATTERNS["halves"])
@@ -137,8 +137,8 @@ def test_sizes_fall_with_every_gate_that_closes(masks, data):
         before = after
 
 
-def test_an_edge_without_a_middle_closes_and_takes_dead_skips_along():
-    # node 2 lives by channel 0 alone, so node 3 cannot take channel 1 from it; 4 and 5 take both from an input
+def test_an_edge_without_a_middle_closes_and_so_do_skips_of_dead_channels():
+    # node 2 has only channel 0, so node 3 cannot read channel 1 of it; 4 and 5 read both from an input
     cell = [Gates(0, 0, 0)] * 14
     cell[0], cell[1] = Gates(3, 0, 0), Gates(0, 0, 1)
     cell[4] = Gates(0, 3, 3)
@@ -157,7 +157,7 @@ def without(masks, k, e, kind, channel):
 
 
 def followed(masks, k, e, kind, channel):
-    """Whether no more dies with a gate than its own edge and what reads its channel."""
+    """Whether closing a gate removes only parts of its edge and of what reads its channel."""
     after = closed(without(masks, k, e, kind, channel))
     if live(after.cells[k], after.widths[k])[:2] != live(masks.cells[k], masks.widths[k])[:2]:
         return False  # an input is read by less
@@ -176,7 +176,7 @@ def test_marginal_costs_by_hand():
 
 @settings(max_examples=60)
 @given(legal(channels=4, cells=4), st.data())
-def test_the_marginal_cost_of_a_gate_is_what_goes_with_it(masks, data):
+def test_the_marginal_cost_of_a_gate_is_what_closing_it_removes(masks, data):
     costs, before = marginal(masks, DIGITS), effective(masks, DIGITS).params
     k = data.draw(st.integers(0, 3))
     e = data.draw(st.integers(0, 13))
@@ -258,7 +258,7 @@ def test_resized_masks_are_legal_and_those_of_the_same_size_are_the_same(masks, 
 
 def test_a_width_at_which_a_node_dies_is_refused():
     masks = uniform(SEP, 5, 4, lambda w: Gates(0, 0, 2))
-    with pytest.raises(TransferError, match="at 2 channels cell 0 keeps no channel of node 2; take resize: topk"):
+    with pytest.raises(TransferError, match="at 2 channels cell 0 keeps no channel of node 2; use resize: topk"):
         resized(masks, 5, 2, repeat)
 
 

@@ -1,4 +1,4 @@
-"""What every space must do. A new space is tested by being in SPACES."""
+"""Tests of every space in SPACES, including new ones."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from nas.spaces.channel.space import SMALLEST
 from nas.spaces.registry import get_space, register_space
 
 FORM, SIZE = ImageForm(1, 8, 8, 3), Size(cells=5, channels=2, stem="cifar")
-SIZES = {  # of the spaces that are for one depth
+SIZES = {  # of the spaces that have one depth
     "channel": SMALLEST,
     "mobile": Size(cells=21, channels=2, stem="imagenet"),
     "mobile_cifar": Size(cells=16, channels=2, stem="cifar"),
@@ -46,12 +46,13 @@ def train_a_step(network, logits_of):
 def test_every_space_of_edges_trains_a_step_of_its_supernet_by_soft_and_hard_mixes(name):
     space: Any = get_space(name)
     tables = {
-        kind: torch.full((len(v), len(v[0])), 1 / len(v[0])).requires_grad_() for kind, v in space.variables().items()
+        cell_type: torch.full((len(v), len(v[0])), 1 / len(v[0])).requires_grad_()
+        for cell_type, v in space.variables().items()
     }
     network = space.supernet(FORM, SIZE)
     train_a_step(network, lambda: network(IMAGES, SoftMix(tables)))
     assert all(table.grad is not None and table.grad.abs().sum() > 0 for table in tables.values())
-    choices = {kind: [len(v[0]) - 1] * len(v) for kind, v in space.variables().items()}
+    choices = {cell_type: [len(v[0]) - 1] * len(v) for cell_type, v in space.variables().items()}
     train_a_step(network, lambda: network(IMAGES, HardMix(choices)))
 
 
@@ -95,7 +96,9 @@ def test_every_space_draws_architectures_that_come_back_count_and_train_a_step(n
 @pytest.mark.parametrize("name", EDGE_SPACES)
 def test_every_space_of_edges_assembles_an_architecture_from_scored_edges(name):
     space: Any = get_space(name)
-    edges = {kind: [(len(v[0]) - 1, 1.0 / (1 + e)) for e in range(len(v))] for kind, v in space.variables().items()}
+    edges = {
+        cell_type: [(len(v[0]) - 1, 1.0 / (1 + e)) for e in range(len(v))] for cell_type, v in space.variables().items()
+    }
     assert Architecture.from_dict(space.assemble(edges).to_dict()).id == space.assemble(edges).id
 
 
@@ -107,8 +110,8 @@ def drawn(space, seed):
     """A choice of one category per variable."""
     generator = torch.Generator().manual_seed(seed)
     return {
-        kind: [int(torch.randint(len(names), (), generator=generator)) for names in v]
-        for kind, v in space.categories().items()
+        cell_type: [int(torch.randint(len(names), (), generator=generator)) for names in v]
+        for cell_type, v in space.categories().items()
     }
 
 
@@ -128,8 +131,8 @@ def test_every_categorical_space_makes_an_architecture_of_every_choice_and_runs_
 def test_every_categorical_space_has_a_cost_per_category(space):
     for affine in (False, True):
         costs = space.costs(FORM, SIZES.get(space.name, SIZE), affine)
-        assert {kind: [len(row) for row in rows] for kind, rows in costs.items()} == {
-            kind: [len(names) for names in v] for kind, v in space.categories().items()
+        assert {cell_type: [len(row) for row in rows] for cell_type, rows in costs.items()} == {
+            cell_type: [len(names) for names in v] for cell_type, v in space.categories().items()
         }
         assert min(min(row) for rows in costs.values() for row in rows) == 0
         assert max(max(row) for rows in costs.values() for row in rows) > 0

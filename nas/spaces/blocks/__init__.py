@@ -1,1 +1,1 @@
-"""Operations, stems, kernels and costs that several space families are built from."""
+"""Operations, stems, kernels and costs that several families of spaces share."""

@@ -1,6 +1,6 @@
-"""Weighted sums of maps on the edges of a cell: what runs on each edge, with its weight.
+"""Weighted sums of maps on the edges of a cell: the operations that run on each edge, and their weights.
 
-Shape legend: B batch, C width of the cell, E edges that leave a state and hold an operation, H x W the map.
+Shape legend: B batch, C width of the cell, E edges that leave a state and have an operation, H x W the map.
 """
 
 from collections import defaultdict
@@ -14,13 +14,13 @@ from torch.nn import functional as F
 
 from nas.spaces.blocks.kernels import BATCH_NORM_EPS
 
-Edge = Sequence[tuple[int, Tensor | None]]  # (operation, weight; None is 1) of what runs on an edge
-Part = tuple[int, Tensor]  # an edge and a map that adds to it
+Edge = Sequence[tuple[int, Tensor | None]]  # (operation, weight; None is 1) for each operation that runs on an edge
+Part = tuple[int, Tensor]  # an edge and one term of its sum
 
 
 @dataclass(frozen=True)
 class Held:
-    """An operation on the edges that hold it, of those that leave a state: their weights [E], each 1 when None."""
+    """An operation on those edges leaving a state that have it. `weights`: [E]; None means that each is 1."""
 
     edges: tuple[int, ...]
     weights: Tensor | None
@@ -30,13 +30,13 @@ class Held:
         return zip(self.edges, weights, strict=True)
 
     def scale(self, channels: int) -> Tensor | None:
-        """The weights as those of the channels [E C] of the edges' maps beside each other."""
+        """The weights repeated for the channels [E C] of the edges' concatenated maps."""
         return None if self.weights is None else self.weights.repeat_interleave(channels)
 
 
 class Running:
-    """What runs on each edge of a cell type: `ops` per edge, and the weight of each in a table [edges, operations],
-    1 when there is none."""
+    """What runs on each edge of a cell type: `ops` per edge, and a table of weights [edges, operations] or None, which
+    means that each weight is 1."""
 
     def __init__(self, ops: Sequence[Sequence[int]], weights: Tensor | None) -> None:
         self.ops, self.weights = ops, weights
@@ -44,13 +44,13 @@ class Running:
 
     @cached_property
     def edges(self) -> Sequence[Edge]:
-        """One by one, as the plain cell reads it."""
+        """Edge by edge, as the reference cell reads it."""
         if self.weights is None:
             return [[(op, None) for op in ops] for ops in self.ops]
         return [[(op, row[op]) for op in ops] for row, ops in zip(self.weights.unbind(), self.ops, strict=True)]
 
     def leaving(self, edges: tuple[int, ...]) -> dict[int, Held]:
-        """The operations of these edges, each with those that hold it."""
+        """The operations of these edges, each with the edges that have it."""
         if edges not in self._leaving:
             self._leaving[edges] = self._held(edges)
         return self._leaving[edges]
@@ -75,7 +75,7 @@ def _of(column: Tensor, edges: Sequence[int], some: Sequence[int]) -> Tensor:
 
 
 def weighted(plain: Sequence[tuple[Tensor, Held]]) -> list[Part]:
-    """Weighted maps per edge; where all edges hold all of them, as one small matrix product."""
+    """Weighted maps per edge; one small matrix product if all edges have all of them."""
     if not plain:
         return []
     edges = plain[0][1].edges
@@ -89,7 +89,7 @@ def weighted(plain: Sequence[tuple[Tensor, Held]]) -> list[Part]:
 
 
 def batch_norm(x: Tensor, scale: Tensor | None) -> Tensor:
-    """Batch norm by the batch's own statistics, as every cell of a supernet has it, with a given scale."""
+    """Batch norm with the statistics of the batch, as in every cell of a supernet, and a given scale."""
     return F.batch_norm(x, None, None, scale, None, True, 0.0, BATCH_NORM_EPS)
 
 

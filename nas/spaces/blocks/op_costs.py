@@ -1,4 +1,4 @@
-"""What the operations of a network of cells cost, per cell type: the same for every space of such cells."""
+"""The costs of operations in a network of cells, per cell type, for all spaces of such cells."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,7 +14,7 @@ Build = Callable[[str, int, int], nn.Module]  # operation, channels, stride
 
 
 def cell_maps(form: ImageForm, size: Size) -> Iterator[tuple[str, int, tuple[int, int]]]:
-    """Of each cell its type, its width and the map of its inputs."""
+    """For each cell its type, its width and the map (height, width) of its inputs."""
     channels, height, width = size.channels, form.height, form.width
     for index in range(size.cells):
         reduce = index in reductions(size.cells)
@@ -27,7 +27,7 @@ def cell_maps(form: ImageForm, size: Size) -> Iterator[tuple[str, int, tuple[int
 def op_prices(ops: Sequence[str], build: Build, form: ImageForm, size: Size) -> dict[tuple[str, str, int], list[int]]:
     """(cell type, operation, stride) -> parameters and multiply-adds, summed over the cells of the type.
 
-    In a reduction cell an operation of stride 1 runs on the halved map. A normal cell has stride 1 alone.
+    In a reduction cell an operation of stride 1 runs on the halved map. A normal cell has only stride 1.
     """
     check_stem(size, "a search by categories")
     prices: dict[tuple[str, str, int], list[int]] = {}
@@ -36,8 +36,8 @@ def op_prices(ops: Sequence[str], build: Build, form: ImageForm, size: Size) -> 
             halve = cell_type == "reduce" and stride == 1
             shape = (channels, (height + 1) // 2, (width + 1) // 2) if halve else (channels, height, width)
             for op in ops:
-                found = count(lambda: build(op, channels, stride), shape)  # noqa: B023 (called at once)
+                one = count(lambda: build(op, channels, stride), shape)  # noqa: B023 (called at once)
                 price = prices.setdefault((cell_type, op, stride), [0, 0])
-                price[0] += found.params
-                price[1] += found.macs
+                price[0] += one.params
+                price[1] += one.macs
     return prices

@@ -17,7 +17,7 @@ OPS: dict[str, Factory] = {}
 
 
 def register_op(name: str) -> Callable[[Factory], Factory]:
-    """File a factory under a name; a second registration raises."""
+    """Register a factory under a name. Raises ValueError if the name is taken."""
 
     def register(factory: Factory) -> Factory:
         if name in OPS:
@@ -29,16 +29,16 @@ def register_op(name: str) -> Callable[[Factory], Factory]:
 
 
 def batch_norm(channels: int, affine: bool) -> nn.Module:
-    """With scales and running statistics in a network; with neither in a supernet.
+    """Batch norm with scales and running statistics in a network, with neither in a supernet.
 
-    A supernet is judged by the statistics of the batch (as IS-NAS' base method does), so that a cell needs no buffers;
-    DARTS keeps running ones, which only its logged validation accuracy sees.
+    A supernet is evaluated with the statistics of the batch (as in IS-NAS' base method), so a cell needs no buffers.
+    DARTS keeps running statistics, which affect only its logged validation accuracy.
     """
     return nn.BatchNorm2d(channels, affine=affine, track_running_stats=affine)
 
 
 class Zero(nn.Module):
-    """No connection: zeros; with stride 2 the map is halved."""
+    """No connection: zeros. Stride 2 halves the map."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Zero(nn.Module):
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """A 1x1 convolution; on a CPU in channels-last the matrix product of nas.spaces.blocks.kernels."""
+    """A 1x1 convolution. On a CPU in channels-last it is the matrix product of nas.spaces.blocks.kernels."""
 
     def __init__(self, c_in: int, c_out: int, stride: int = 1) -> None:
         super().__init__(c_in, c_out, 1, stride, bias=False)
@@ -63,7 +63,7 @@ class PointwiseConv2d(nn.Conv2d):
 class FactorizedReduce(nn.Module):
     """Halve the map without losing pixels: two stride-2 1x1 convolutions, the second shifted by one pixel.
 
-    DARTS needs even maps; an odd one gets a row and a column of zeros, so that any image size runs (our addition).
+    DARTS needs even maps. An odd map gets a row or column of zeros, so any image size works (ours).
     """
 
     def __init__(self, c_in: int, c_out: int, affine: bool) -> None:
@@ -90,7 +90,7 @@ def relu_conv_bn(c_in: int, c_out: int, affine: bool) -> nn.Module:
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution, `same` padding; gradients on a CPU in channels-last: nas.spaces.blocks.kernels."""
+    """A depthwise convolution, `same` padding. On a CPU in channels-last it is that of nas.spaces.blocks.kernels."""
 
     def __init__(self, channels: int, kernel: int, stride: int, dilation: int) -> None:
         padding = dilation * (kernel - 1) // 2
@@ -100,7 +100,7 @@ class DepthwiseConv2d(nn.Conv2d):
         if not kernels.suit(x):
             return super().forward(x)
         stride, dilation = self.stride[0], self.dilation[0]
-        if stride == dilation == 2:  # it reads every second row and column alone
+        if stride == dilation == 2:  # it reads only every second row and column
             x, stride, dilation = x[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last), 1, 1
         return kernels.depthwise(x, self.weight, stride, dilation)
 
@@ -156,7 +156,7 @@ def dil_conv_5x5(channels: int, stride: int, affine: bool) -> nn.Module:
 
 
 def supernet_op(name: str, channels: int, stride: int) -> nn.Module:
-    """The candidate as a supernet holds it: no affine scales, and pools followed by batch norm (DARTS)."""
+    """The candidate in a supernet: without affine scales, and with a batch norm after pools (DARTS)."""
     op = OPS[name](channels, stride, False)
     return nn.Sequential(op, batch_norm(channels, False)) if "pool" in name else op
 

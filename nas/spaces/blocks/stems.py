@@ -1,4 +1,4 @@
-"""What stands before, between and behind cells: stems, input preprocessing, the auxiliary head, widths by depth."""
+"""The parts of a network other than cells: stems, input preprocessing, the auxiliary head, widths by depth."""
 
 from collections.abc import Iterator
 
@@ -16,13 +16,16 @@ STEM_MULTIPLIER = 3
 
 
 def preprocess(c_in: int, channels: int, halve: bool, affine: bool) -> nn.Module:
-    """Bring a cell's input to the cell's width, and to its map when the cell between was a reduction."""
+    """Bring an input to the width of the cell, and halve its map if the cell in between is a reduction."""
     return FactorizedReduce(c_in, channels, affine) if halve else relu_conv_bn(c_in, channels, affine)
 
 
 class AuxiliaryHead(nn.Module):
-    """DARTS' auxiliary classifier, in training only. It is made for maps of 8x8 (CIFAR) and 7x7 (ImageNet); any other
-    map is pooled to 2x2. quark0/darts leaves out the last batch norm for ImageNet, P-DARTS has it, and so has this."""
+    """DARTS' auxiliary classifier, used only in training.
+
+    It is designed for maps of 8x8 (CIFAR) and 7x7 (ImageNet); any other map is pooled to 2x2. quark0/darts omits the
+    last batch norm for ImageNet; P-DARTS and this class have it.
+    """
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -38,7 +41,7 @@ class AuxiliaryHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
-        # there DARTS takes 5x5 windows, three and two apart, where quarters would be 4x4
+        # on these maps DARTS pools 5x5 windows with stride 3 and 2, where quarters would be 4x4
         height, width = x.shape[-2:]
         apart = {(8, 8): 3, (7, 7): 2}.get((height, width))
         x = F.avg_pool2d(x, 5, apart) if apart else quarters(x)
@@ -46,9 +49,9 @@ class AuxiliaryHead(nn.Module):
 
 
 def quarters(x: Tensor) -> Tensor:
-    """Means of the four quarters, [B, C, H, W] -> [B, C, 2, 2]; odd sides share their middle line.
+    """Means of the four quarters, [B, C, H, W] -> [B, C, 2, 2]. With an odd side, both halves include the middle line.
 
-    The same as adaptive_avg_pool2d(x, 2), whose gradient on a GPU is not deterministic.
+    Equal to adaptive_avg_pool2d(x, 2), whose gradient is not deterministic on a GPU.
     """
     height, width = x.shape[-2:]
     rows = (slice(0, (height + 1) // 2), slice(height // 2, height))
@@ -57,12 +60,12 @@ def quarters(x: Tensor) -> Tensor:
 
 
 def stem(c_in: int, c_out: int) -> nn.Module:
-    """3x3 convolution and batch norm, affine in the supernet too (DARTS)."""
+    """3x3 convolution and batch norm, which is affine in the supernet too (DARTS)."""
     return nn.Sequential(nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out))
 
 
 class CifarStem(nn.Module):
-    """One 3x3 convolution to three times the width, which is both inputs of the first cell."""
+    """One 3x3 convolution to three times the width. Both inputs of the first cell are its output."""
 
     def __init__(self, c_in: int, channels: int) -> None:
         super().__init__()
@@ -74,7 +77,7 @@ class CifarStem(nn.Module):
 
 
 class ImageNetStem(nn.Module):
-    """Three 3x3 convolutions of stride 2; the first cell gets the maps of a quarter and of an eighth of the side."""
+    """Three 3x3 convolutions of stride 2. The first cell's inputs have a quarter and an eighth of the image's side."""
 
     def __init__(self, c_in: int, channels: int) -> None:
         super().__init__()
@@ -98,13 +101,13 @@ def input_stem(form: ImageForm, size: Size) -> nn.Module:
 
 
 def check_stem(size: Size, space: str) -> None:
-    """ArchitectureError for the stem of ImageNet, where a space has no way to count or build it."""
+    """Raises ArchitectureError for the stem of ImageNet, for spaces that do not support it."""
     if size.stem != "cifar":
-        raise ArchitectureError(f"stem is '{size.stem}', but {space} has that of 'cifar' alone: set stem: cifar")
+        raise ArchitectureError(f"stem is '{size.stem}', but {space} supports only 'cifar': set stem: cifar")
 
 
 class CellWidths:
-    """Channels of the two inputs of each cell in turn, its width, and whether its older input must be halved."""
+    """`next` returns, cell by cell, the channels of both inputs, the width, and whether the older input is halved."""
 
     def __init__(self, size: Size) -> None:
         self.channels = size.channels

@@ -1,1 +1,1 @@
-"""Space `channel`: one operation on every edge, and the channels that each edge keeps."""
+"""Space `channel`: one operation on every edge; the decisions are the channels that each edge keeps."""

@@ -1,4 +1,4 @@
-"""Compact networks: cells whose dead channels are truly gone, and the weights that a gated network hands over.
+"""Compact networks, without dead channels, and the transfer of weights from a gated network.
 
 Shape legend: B batch, C width of the cell, H x W its map, E = 14 edges; U, M, S, K as in channel_masks.
 """
@@ -22,7 +22,7 @@ from nas.spaces.channel.gated import Edge, GatedNetwork, _dropped, wires
 
 
 class CompactReduce(nn.Module):
-    """FactorizedReduce with some of its channels: the first half of them from one convolution, the rest shifted."""
+    """FactorizedReduce with some of its channels: those of the first half from one convolution, the rest shifted."""
 
     def __init__(self, c_in: int, first: int, second: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Placing(nn.Module):
 
 
 def positions(channels: int, among: int) -> Tensor:
-    """Where the channels of a set stand in a larger one."""
+    """The positions of the channels of a set in a larger set."""
     places = {c: place for place, c in enumerate(members(among))}
     return torch.tensor([places[c] for c in members(channels)])
 
@@ -120,13 +120,13 @@ class CompactCell(nn.Module):
 
 
 class CompactNetwork(nn.Module):
-    """The network that is retrained and judged: forward(images) -> (logits, auxiliary logits or None).
+    """The network that is retrained and evaluated: forward(images) -> (logits, auxiliary logits or None).
 
-    The auxiliary head reads the whole concatenation, dead channels as zeros; it is gone after training.
+    The auxiliary head reads the whole concatenation, with zeros for dead channels. It is removed after training.
     """
 
     def __init__(self, masks: Masks, form: ImageForm, size: Size, auxiliary: bool) -> None:
-        """`masks` are those of the size."""
+        """`masks` must have the size of the network."""
         super().__init__()
         self.drop_path = 0.0  # probability, set by the training loop at each epoch
         self.auxiliary_after = reductions(size.cells)[1]
@@ -157,16 +157,18 @@ class CompactNetwork(nn.Module):
 
 
 def concatenated(alive: Sequence[int], width: int) -> Tensor:
-    """Places of the live channels of nodes 2..5 among all that a cell puts out."""
+    """Positions of the live channels of nodes 2..5 among all output channels of a cell."""
     return torch.tensor([node * width + c for node, u in enumerate(alive[2:]) for c in members(u)])
 
 
 def compacted(network: GatedNetwork, masks: Masks, form: ImageForm, size: Size) -> CompactNetwork:
-    """The compact network, on the CPU, with the weights of a gated one that has affine batch norms: the same function
-    where the gates are the masks."""
-    with torch.random.fork_rng(devices=[]):  # its first weights are not used, and drop path must not notice them
+    """The compact network, on the CPU, with the weights of a gated one that has affine batch norms.
+
+    It computes the same function as the gated network with the masks as gates.
+    """
+    with torch.random.fork_rng(devices=[]):  # its initial weights are not used; drawing them must not change drop path
         compact = CompactNetwork(masks, form, size, auxiliary=False)
-    before = last = torch.arange(CellWidths(size).last)  # what a stem puts out is all alive
+    before = last = torch.arange(CellWidths(size).last)  # all output channels of a stem are alive
     given = {name: value.cpu() for name, value in network.state_dict().items()}
     wanted = compact.state_dict()
     for k, (cell, width) in enumerate(masks.each()):
@@ -193,12 +195,12 @@ def compacted(network: GatedNetwork, masks: Masks, form: ImageForm, size: Size) 
 
 
 def _rule(name: str, rules: dict[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """(rows, columns) of the most particular rule for a weight."""
+    """(rows, columns) of the most specific rule for a weight."""
     return rules[max((prefix for prefix in rules if name.startswith(prefix)), key=len)]
 
 
 def _taken(value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Of a kernel rows and columns, of a depthwise one and of a batch norm the rows; a counter stays."""
+    """The rows and columns of a kernel, the rows of a depthwise kernel or batch norm; a counter is unchanged."""
     if value.dim() == 0:
         return value
     value = value[rows]

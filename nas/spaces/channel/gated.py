@@ -1,8 +1,8 @@
-"""Cells of one fixed operation: gated, as a search trains them, and compact, with dead channels truly gone.
+"""Cells of one fixed operation with a gate per channel, as a search trains them.
 
 Shape legend: B batch, C width of the cell, H x W its map, E = 14 edges; U, M, S, K as in channel_masks.
-A node is the sum over its edges of  g_op * op(x) + g_skip * S(x);  S is the identity, and average pooling 2x2 where the
-edge has stride 2. Gates act right after batch norms; a double operation has one more in its middle.
+A node is the sum over its edges of  g_op * op(x) + g_skip * S(x);  S is the identity, or average pooling 2x2 on an edge
+of stride 2. Gates act directly after batch norms; a double operation has a second one in its middle.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,16 +43,16 @@ class Pass(nn.Module):
         return self.bn(x) if gate is None else gated_norm(self.bn, x, gate)
 
     def parts(self, inputs: Tensor | None, outputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Weights that feed gated channels alone, with what of them feeds an open one."""
+        """Weights that feed only gated channels, each with a mask of its part that feeds an open one."""
         rows, columns = outputs[:, None, None, None], inputs
         yield self.convolution.weight, rows if columns is None else rows & columns[:, None, None]
         if self.depthwise is not None and columns is not None:
             yield self.depthwise.weight, columns[:, None, None, None]
-        yield from ((scale, outputs) for scale in self.bn.parameters())  # none in a search by gradients
+        yield from ((scale, outputs) for scale in self.bn.parameters())  # none unless affine
 
 
 def gated_norm(bn: nn.Module, x: Tensor, gate: Tensor) -> Tensor:
-    """gate * batch norm(x). A gate per channel is the norm's own scale, which costs no pass over the pixels."""
+    """gate * batch norm(x). A gate per channel becomes the scale of the norm, which saves a pass over the pixels."""
     assert isinstance(bn, nn.BatchNorm2d)
     if gate.dim() > 1:
         y = bn(x)
@@ -65,7 +65,7 @@ def gated_norm(bn: nn.Module, x: Tensor, gate: Tensor) -> Tensor:
 
 
 class Edge(nn.Module):
-    """The operation of an edge: u channels in, m in the middle if it is double, s out."""
+    """The operation of an edge: u channels in, m in the middle of a double operation, s out."""
 
     def __init__(self, operation: Operation, u: int, m: int, s: int, stride: int, affine: bool) -> None:
         super().__init__()
@@ -86,17 +86,17 @@ class Edge(nn.Module):
 
     @property
     def norms(self) -> tuple[nn.Module, nn.Module | None]:
-        """Before the op gate, before the mid gate."""
+        """The batch norms before the op gate and before the mid gate."""
         return (self.first.bn, None) if self.second is None else (self.second.bn, self.first.bn)
 
 
 def wires(states: Sequence[Tensor], reduce: bool) -> list[Tensor]:
-    """S of the two inputs; a last odd row or column is averaged by itself."""
+    """S of the two inputs. The last row or column of an odd map is averaged separately."""
     return [F.avg_pool2d(x, 2, 2, ceil_mode=True) if reduce else x for x in states]
 
 
 def _dropped(y: Tensor, probability: float, training: bool) -> Tensor:
-    """Drop path of an operation; skips are not dropped."""
+    """Drop path of the output of an operation. Skips are not dropped."""
     return drop_path(y, probability) if training and probability > 0 else y
 
 
@@ -164,13 +164,13 @@ class GatedNetwork(GatedSupernet):
                 yield from edge.parts(op, mid)
 
     def _edges(self) -> list[list[Any]]:
-        """Per cell its 14 edges."""
+        """For each cell its 14 edges."""
         return [list(cell.get_submodule("edges").children()) for cell in self.cells]
 
     def scales(self) -> list[Tensor]:
-        found = []
+        tables = []
         for edges in self._edges():
             none = torch.full_like(edges[0].first.bn.weight, torch.inf)
             rows = [[none if bn is None else bn.weight.detach().abs() for bn in (*e.norms, None)] for e in edges]
-            found.append(torch.stack([torch.stack(row) for row in rows]))
-        return found
+            tables.append(torch.stack([torch.stack(row) for row in rows]))
+        return tables

@@ -1,8 +1,8 @@
-"""The network that `form: masked` retrains: whole kernels behind constant gates, compact when it is done.
+"""The network that `form: masked` retrains: whole kernels with constant gates. The result is a compact network.
 
-What no open gate reads has the gradient zero, so weight decay alone moves it, and none of it reaches the output. Begun
-with equal weights, the others go the way of the compact network's: the two forms differ in their first weights, here
-drawn for whole kernels, and in speed.
+Weights that feed no open gate have zero gradients, so only weight decay changes them, and they do not affect the
+output. From equal initial weights, the others train as in the compact network. The two forms differ in their initial
+weights, which are drawn here for whole kernels, and in speed.
 """
 
 from torch import Tensor, nn
@@ -18,10 +18,10 @@ from nas.spaces.channel.tables import to_gates
 
 
 class MaskedNetwork(nn.Module):
-    """forward(images) -> (logits, auxiliary logits or None), as CompactNetwork. Deleted edges are not computed."""
+    """forward(images) -> (logits, auxiliary logits or None), like CompactNetwork. Deleted edges are not computed."""
 
     def __init__(self, masks: Masks, form: ImageForm, size: Size, auxiliary: bool) -> None:
-        """`masks` are those of the size."""
+        """`masks` must have the size of the network."""
         super().__init__()
         self.masks, self.form, self.size = masks, form, size
         self.drop_path = 0.0  # probability, set by the training loop at each epoch
@@ -44,5 +44,5 @@ class MaskedNetwork(nn.Module):
         return self.gated.classifier(last.mean((2, 3))), auxiliary
 
     def compact(self) -> CompactNetwork:
-        """The same function with what is open alone, without the auxiliary head."""
+        """The same function with only the open channels, without the auxiliary head."""
         return compacted(self.gated, self.masks, self.form, self.size)

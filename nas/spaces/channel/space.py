@@ -1,8 +1,8 @@
-"""Space `channel`: one fixed operation on all 14 edges of every cell; what is chosen is which channels each edge keeps.
+"""Space `channel`: one fixed operation on all 14 edges of every cell; the decisions are the channels of each edge.
 
-Ours, as a reading of TENAS' abstract (docs/methods/tenas.md); skeleton of DARTS. Sets are in channel_masks.py, their
-costs in channel_sizes.py, the way to another size in channel_transfer.py, the networks in channel_cells.py and
-channel_masked.py.
+Ours, as a reading of TENAS' abstract (docs/methods/tenas.md), on the skeleton of DARTS. In nas/architectures: sets of
+channels in channel_masks.py, their costs in channel_sizes.py, changes of size in channel_transfer.py. In this folder:
+the networks in gated.py, compact.py and masked.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ class ChannelSpace(GateSpace):
         return ChannelSpace(op)
 
     def supernet(self, form: ImageForm, size: Size, reference: bool = False, affine: bool = False) -> GatedNetwork:
-        """There is one engine, so `reference` changes nothing."""
+        """`reference` changes nothing: there is only one form."""
         return GatedNetwork(form, size, self.op, affine)
 
     def supernet_macs(self, form: ImageForm, size: Size) -> int:
@@ -54,7 +54,7 @@ class ChannelSpace(GateSpace):
     def network(
         self, architecture: ChannelArchitecture, form: ImageForm, size: Size, auxiliary: bool
     ) -> CompactNetwork:
-        """The compact network; TransferError where the masks cannot be had at this size."""
+        """The compact network. Raises TransferError if the masks cannot be adapted to this size."""
         return CompactNetwork(architecture.masks_at(size.cells, size.channels), form, size, auxiliary)
 
     def trainee(
@@ -68,14 +68,14 @@ class ChannelSpace(GateSpace):
         return trainee.compact() if isinstance(trainee, MaskedNetwork) else trainee
 
     def count(self, architecture: ChannelArchitecture, form: ImageForm, size: Size) -> Count:
-        """By the formulas, which tests hold equal to counting: that takes seconds for so many small kernels."""
+        """By formulas. Tests compare them with counting, which takes seconds for so many small kernels."""
         return Count(*effective(architecture.masks_at(size.cells, size.channels), form, size.stem))
 
     def check(self, form: ImageForm, size: Size) -> None:
         self.count(self.random(torch.Generator(), size), form, size)
 
     def random(self, generator: torch.Generator, size: Size = SMALLEST) -> ChannelArchitecture:
-        """Every gate open with probability 1/2; per node one skip from an input, drawn uniformly, is open anyhow."""
+        """Every gate is open with probability 1/2. Per node one skip from an input, uniformly drawn, is always open."""
         gates = self.every_gate(size)
         for table in gates:
             halves = torch.rand(table.shape, generator=generator) < 0.5
@@ -104,8 +104,8 @@ class ChannelSpace(GateSpace):
         return Count(*effective(masks, form, size.stem)), Count(*nominal(masks, form, size.stem))
 
     def smallest(self, form: ImageForm, size: Size, skip_mode: str, mid_gates: bool) -> Count:
-        """Without gates in the middle of double operations: all first halves (a demand of ours); else one channel
-        per node, from the newer input, or with `fallback` every skip."""
+        """Without gates in the middle of double operations: all first halves (a requirement of ours). Otherwise one
+        channel per node, from the newer input, or with `fallback` every skip."""
         masks = uniform(self.op, size.cells, size.channels, lambda w: Gates(0, 0, every(w)))
         if not mid_gates and OPERATIONS[self.op].double:
             return Count(first_halves(masks, form, size.stem), 0)

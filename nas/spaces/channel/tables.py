@@ -21,10 +21,10 @@ def to_masks(gates: Sequence[Tensor], op: str) -> Masks:
 
 def to_gates(masks: Masks) -> list[Tensor]:
     """The inverse of `to_masks`."""
-    found = []
+    tables = []
     for cell, width in masks.each():
         length = -(-width // 8)
         rows = np.frombuffer(b"".join(s.to_bytes(length, "little") for edge in cell for s in edge), dtype=np.uint8)
         bits = np.unpackbits(rows.reshape(len(DARTS_EDGES), 3, length), axis=-1, count=width, bitorder="little")
-        found.append(torch.from_numpy(bits.astype(bool)))
-    return found
+        tables.append(torch.from_numpy(bits.astype(bool)))
+    return tables

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from nas.architectures.cell_shape import DARTS_EDGES, NODES
 from nas.architectures.darts import PRIMITIVES
 from nas.engine.placement import prefers_merged
-from nas.spaces.blocks.kernels import beside, depthwise, normed_relu, normed_sum, reached
+from nas.spaces.blocks.kernels import depthwise, normed_relu, normed_sum, reached, repeat_channels
 from nas.spaces.blocks.mixing import Held, Part, Running, batch_norm, summed, times, weighted
 
 LEAVING = tuple(tuple(e for e, (_, pred) in enumerate(DARTS_EDGES) if pred == state) for state in range(1 + NODES))
@@ -85,7 +85,7 @@ def factored(relu: Tensor, convolutions: Sequence[tuple[list[Any], Held]]) -> Se
         skips = conv.stride[0] == conv.dilation[0] == 2  # then it reads only every second row and column
         if skips not in inputs:
             read = relu[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last) if skips else relu
-            inputs[skips] = beside(read, count)
+            inputs[skips] = repeat_channels(read, count)
         stride, dilation = (1, 1) if skips else (conv.stride[0], conv.dilation[0])
         y = inputs[skips]
         for first in range(0, len(ops[0]), 4):  # halves of four modules: ReLU, depthwise, 1x1, batch norm

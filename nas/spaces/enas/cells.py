@@ -1,8 +1,8 @@
-"""Cells of the ENAS micro space, the supernet that runs one path through them, and the network of found cells.
+"""Cells of the ENAS micro space, the supernet that runs one path through them, and the network of discrete cells.
 
 Source (BASE): shirakawas/ASNG-NAS, classification; Pham et al. 2018 (ENAS), arXiv 1802.03268, section 2.4. Five nodes,
-each the sum of two operations on earlier states; the nodes that nobody reads, concatenated, go through ReLU, 1x1 and
-batch norm to the cell's width. Operations on the inputs of a reduction cell have stride 2.
+each the sum of two operations on earlier states. The nodes that no other node reads are concatenated; ReLU, 1x1 and
+batch norm bring them to the cell's width. Operations on the inputs of a reduction cell have stride 2.
 
 Shape legend: B batch, C width of the cell, H x W its map. A cell maps two inputs to [B, C, H, W]; a reduction cell to
 [B, C, ceil(H/2), ceil(W/2)].
@@ -27,7 +27,7 @@ VARIABLES = 4  # of a node: input 1, input 2, operation 1, operation 2
 
 
 def enas_op(name: str, channels: int, stride: int, affine: bool) -> nn.Module:
-    """A candidate; pools have no batch norm behind them, and average the padding in."""
+    """A candidate operation. No batch norm follows pools, and average pooling includes the padding."""
     match name:
         case "identity":
             return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine)
@@ -43,7 +43,7 @@ def enas_op(name: str, channels: int, stride: int, affine: bool) -> nn.Module:
 
 
 def cell_of(choices: Sequence[int]) -> Cell:
-    """The twenty choices of a cell type as its pairs, in the order of the variables."""
+    """The pairs of a cell from its 20 choices, in the order of the variables."""
     pairs = []
     for at in range(0, len(choices), VARIABLES):
         first, second, op_1, op_2 = choices[at : at + VARIABLES]
@@ -52,9 +52,9 @@ def cell_of(choices: Sequence[int]) -> Cell:
 
 
 def run_nodes(inputs: Sequence[Tensor], cell: Cell, run: Callable[[int, str, int, Tensor], Tensor]) -> list[Tensor]:
-    """The states of the five nodes; `run` is told node, operation, predecessor and its state.
+    """The states of the five nodes. `run` gets the node, the operation, the predecessor and its state.
 
-    An operation that a node has twice on the same input runs once.
+    An operation that a node applies twice to the same input runs once.
     """
     states = list(inputs)
     for node in range(2, 2 + ENAS_NODES):
@@ -85,13 +85,13 @@ class SampledCell(nn.Module):
     def forward(self, before: Tensor, last: Tensor, cell: Cell) -> Tensor:
         inputs = [self.input_0(before), self.input_1(last)]
         states = run_nodes(inputs, cell, lambda node, op, pred, x: self.ops[f"{node}-{pred}-{op}"](x))
-        # the slices of a 1x1 convolution over the concatenated nodes, apart, so that only those used are trained
+        # separate slices of one 1x1 convolution over the concatenated nodes, so that only the used ones are trained
         ends = [self.outputs[node - 2](F.relu(states[node - 2])) for node in loose_ends(cell)]
         return self.bn(summed(ends))
 
 
 class EnasSupernet(nn.Module):
-    """All architectures of the space, of which one at a time runs: forward(images, mix) -> logits [B, classes]."""
+    """All architectures of the space, one of which runs at a time: forward(images, mix) -> logits [B, classes]."""
 
     def __init__(self, form: ImageForm, size: Size) -> None:
         super().__init__()
@@ -106,17 +106,18 @@ class EnasSupernet(nn.Module):
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
         if not isinstance(mix, HardMix):
             raise TypeError(
-                f"the supernet of space 'enas' runs one operation each and takes a HardMix, not a {type(mix).__name__}"
+                "the supernet of space 'enas' runs one operation at a time and takes a HardMix, not a "
+                f"{type(mix).__name__}"
             )
-        found = {cell_type: cell_of(choices) for cell_type, choices in mix.choices.items()}
+        cells = {cell_type: cell_of(choices) for cell_type, choices in mix.choices.items()}
         before = last = self.stem(images)
         for cell_type, cell in zip(self.cell_types, self.cells, strict=True):
-            before, last = last, cell(before, last, found[cell_type])
+            before, last = last, cell(before, last, cells[cell_type])
         return self.classifier(last.mean((2, 3)))
 
 
 class DiscreteEnasCell(nn.Module):
-    """A discrete cell; drop path on every operation but identities."""
+    """A discrete cell; drop path on every operation except identities."""
 
     def __init__(self, cell: Cell, c_before: int, c_last: int, channels: int, halve_before: bool, reduce: bool) -> None:
         super().__init__()
@@ -144,15 +145,15 @@ class DiscreteEnasCell(nn.Module):
 
 
 class EnasNetwork(nn.Module):
-    """The network that is retrained and judged: forward(images) -> (logits, auxiliary logits or None)."""
+    """The network that is retrained and evaluated: forward(images) -> (logits, auxiliary logits or None)."""
 
-    def __init__(self, found: EnasArchitecture, form: ImageForm, size: Size, auxiliary: bool) -> None:
+    def __init__(self, architecture: EnasArchitecture, form: ImageForm, size: Size, auxiliary: bool) -> None:
         super().__init__()
         check_stem(size, "enas")
         self.drop_path = 0.0  # probability, set by the training loop at each epoch
         self.auxiliary_after = 2 * size.cells // 3
         self.stem = stem(form.channels, STEM_MULTIPLIER * size.channels)
-        cells = {"normal": found.normal, "reduce": found.reduce}
+        cells = {"normal": architecture.normal, "reduce": architecture.reduce}
         self.cells = nn.ModuleList(
             DiscreteEnasCell(cells[cell_type], *widths, cell_type == "reduce")
             for cell_type, widths in cell_shapes(size)
@@ -171,7 +172,7 @@ class EnasNetwork(nn.Module):
 
 
 def cell_shapes(size: Size) -> Iterator[tuple[str, tuple[int, int, int, bool]]]:
-    """Of each cell its type, and (channels of both inputs, its width, whether its older input must be halved)."""
+    """For each cell its type, and (channels of both inputs, its width, whether its older input is halved)."""
     before = last = STEM_MULTIPLIER * size.channels
     channels, halve = size.channels, False
     for index in range(size.cells):

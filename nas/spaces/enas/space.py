@@ -1,7 +1,7 @@
 """Space `enas`: two cells of five nodes, 40 categorical variables (ENAS' micro space, as ASNG-NAS searches it).
 
-A node's variables are input 1, input 2, operation 1, operation 2, in this order; inputs are the cell's two (0, 1) and
-the earlier nodes. That IS-NAS searches this space on CIFAR-10 is our reading.
+The variables of a node are input 1, input 2, operation 1, operation 2, in this order. Its inputs are the cell's two
+(0, 1) and the earlier nodes. That IS-NAS searches this space on CIFAR-10 is our reading.
 """
 
 from collections.abc import Mapping
@@ -33,14 +33,14 @@ class EnasSpace(CategoricalSpace):
         return dict.fromkeys(CELL_TYPES, cell)
 
     def supernet(self, form: ImageForm, size: Size, reference: bool = False) -> nn.Module:
-        """There is one engine: it runs an operation at a time anyway."""
+        """`reference` changes nothing: the only form runs one operation at a time."""
         return EnasSupernet(form, size)
 
     def network(self, architecture: EnasArchitecture, form: ImageForm, size: Size, auxiliary: bool) -> nn.Module:
         return EnasNetwork(architecture, form, size, auxiliary)
 
     def random(self, generator: torch.Generator) -> EnasArchitecture:
-        """Every variable uniform, one by one."""
+        """Every variable is drawn uniformly and independently."""
         choices = {
             cell_type: [int(torch.randint(n, (), generator=generator)) for n in COUNTS] for cell_type in CELL_TYPES
         }
@@ -54,16 +54,16 @@ class EnasSpace(CategoricalSpace):
         return EnasArchitecture(normal=cells["normal"], reduce=cells["reduce"])
 
     def costs(self, form: ImageForm, size: Size, affine: bool) -> dict[str, tuple[tuple[int, ...], ...]]:
-        """Separable convolutions alone have a cost here. An identity is free, though with stride 2 it has weights; an
-        operation chosen twice on one input counts twice, though it is there once; the output is left out."""
+        """Only separable convolutions have a cost. An identity counts 0, although one of stride 2 has weights. An
+        operation chosen twice on one input counts twice, although it exists once. The output is left out."""
         prices = op_prices(ENAS_OPS, lambda op, c, stride: enas_op(op, c, stride, affine), form, size)
-        found = {}
+        costs = {}
         for cell_type in CELL_TYPES:
             ops = tuple(prices[cell_type, op, 1][0] for op in ENAS_OPS)
-            found[cell_type] = tuple(
+            costs[cell_type] = tuple(
                 row for inputs in INPUTS for row in ((0,) * len(inputs), (0,) * len(inputs), ops, ops)
             )
-        return found
+        return costs
 
     def path_macs(self, form: ImageForm, size: Size, choices: Choices) -> int:
         prices, fixed, slices = path_prices(form, size.cells, size.channels)
@@ -78,7 +78,7 @@ class EnasSpace(CategoricalSpace):
         return total
 
     def supernet_macs(self, form: ImageForm, size: Size) -> int:
-        """With every operation on every input of every node, and all nodes in the output; no pass runs so many."""
+        """With every operation on every input of every node, and all nodes in the output; more than any pass runs."""
         prices, fixed, slices = path_prices(form, size.cells, size.channels)
         ops = [
             prices[cell_type, op, 2 if cell_type == "reduce" and pred < 2 else 1][1]
@@ -94,9 +94,9 @@ class EnasSpace(CategoricalSpace):
 def path_prices(
     form: ImageForm, cells: int, channels: int
 ) -> tuple[dict[tuple[str, str, int], list[int]], int, dict[str, int]]:
-    """What each operation costs, what runs on every path, and a node's slice of the output convolution, by cell type.
+    """The costs of each operation, of what every path runs, and of a node's slice of the output, by cell type.
 
-    Multiply-adds of one image in the supernet; the operations with their parameters.
+    Multiply-adds of one image in the supernet; for operations also their parameters.
     """
     size = Size(cells=cells, channels=channels, stem="cifar")
     prices = op_prices(ENAS_OPS, lambda op, c, stride: enas_op(op, c, stride, False), form, size)
@@ -104,12 +104,14 @@ def path_prices(
     for cell_type, width, (height, length) in cell_maps(form, size):
         halves = 2 if cell_type == "reduce" else 1
         slices[cell_type] += width * width * -(-height // halves) * -(-length // halves)
-    pools = {cell_type: [0, 0, 1, 1] * ENAS_NODES for cell_type in CELL_TYPES}  # free, and every node ends loose
+    pools = {
+        cell_type: [0, 0, 1, 1] * ENAS_NODES for cell_type in CELL_TYPES
+    }  # no multiply-adds, and no node reads another
     base = count(lambda: EnasSupernet(form, size), form.shape, HardMix(pools)).macs
     return prices, base - ENAS_NODES * sum(slices.values()), slices
 
 
 def in_order(cell: Cell) -> Cell:
-    """The two pairs of a node by input, then operation: their sum does not know which came first."""
+    """The two pairs of each node sorted by input, then operation; the order of their sum does not matter."""
     pairs = [cell[at : at + 2] for at in range(0, len(cell), 2)]
     return tuple(pair for both in pairs for pair in sorted(both, key=lambda pair: (pair[1], ENAS_OPS.index(pair[0]))))

@@ -1,8 +1,8 @@
-"""Mobile blocks, the supernet that runs one at each position of a chain, and the network of those that were found.
+"""Mobile blocks, the supernet that runs one at each position of a chain, and the network of chosen blocks.
 
 Source (BASE): Sandler et al. 2018 (MobileNetV2), arXiv 1801.04381, and Cai et al. 2019 (ProxylessNAS), arXiv
-1812.00332: 1x1 to three or six times the channels, depthwise k x k, 1x1 to the width, a batch norm behind each and
-ReLU6 behind the first two; the input is added where the shapes agree.
+1812.00332: 1x1 to three or six times the channels, depthwise k x k, 1x1 to the width, a batch norm after each and ReLU6
+after the first two; the input is added if the shapes agree.
 
 Shape legend: B batch, C channels in, D out, H x W the map. A block maps [B, C, H, W] to [B, D, ceil(H / stride),
 ceil(W / stride)].
@@ -17,36 +17,36 @@ from nas.config.params import Size
 from nas.contracts import HardMix, ImageForm, Mix
 from nas.spaces.blocks.ops import DepthwiseConv2d, PointwiseConv2d, drop_path
 
-DROPOUT = 0.2  # before the classifier of a found network
-SHARE = 3  # the expansion that a half of a shared block has
+DROPOUT = 0.2  # before the classifier of a network
+SHARE = 3  # the expansion of each half of a shared block
 
 
 def norm(channels: int, affine: bool) -> nn.Module:
-    """As nas.spaces.blocks.ops.batch_norm, with aiaccel's constants."""
+    """Like nas.spaces.blocks.ops.batch_norm, with aiaccel's constants."""
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01, affine=affine, track_running_stats=affine)
 
 
 def scaled(width: int, channels: int) -> int:
-    """A width of the full form in a network whose first convolution has so many channels: the nearest even number, at
-    least 2; half way goes up."""
+    """A width of the full form, scaled to a network whose first convolution has this many channels: the nearest even
+    number, at least 2; ties go up."""
     return max(2, 2 * ((width * channels + FULL) // (2 * FULL)))
 
 
 def check_size(size: Size, chain: Chain) -> None:
-    """ArchitectureError unless the size names the chain's own depth and stem."""
+    """Raises ArchitectureError unless the size has the depth and stem of the chain."""
     expected = {"cells": len(chain.positions), "stem": chain.stem}
     wrong = {key: value for key, value in expected.items() if getattr(size, key) != value}
     if wrong:
-        found = " and ".join(f"{key} is {getattr(size, key)!r}" for key in wrong)
+        given = " and ".join(f"{key} is {getattr(size, key)!r}" for key in wrong)
         wanted = ", ".join(f"{key}: {value}" for key, value in wrong.items())
         raise ArchitectureError(
-            f"{found}, but {chain.space} is one chain of {len(chain.positions)} positions: set {wanted}"
+            f"{given}, but {chain.space} is one chain of {len(chain.positions)} positions: set {wanted}"
         )
 
 
 class Stem(nn.Sequential):
-    """3x3 convolution of stride 2, then a depthwise-separable block. No choice stands before it, so that it has scales
-    and running statistics in the supernet too."""
+    """3x3 convolution of stride 2, then a depthwise-separable block. No decision precedes it, so it has scales and
+    running statistics in the supernet too."""
 
     def __init__(self, form: ImageForm, channels: int) -> None:
         entry = scaled(ENTRY, channels)
@@ -58,7 +58,7 @@ class Stem(nn.Sequential):
 
 
 class Features(nn.Sequential):
-    """1x1 convolution to the channels of the classifier."""
+    """1x1 convolution to the input channels of the classifier."""
 
     def __init__(self, chain: Chain, channels: int, affine: bool) -> None:
         before, after = (scaled(width, channels) for width in (chain.positions[-1].width, FEATURES))
@@ -66,7 +66,7 @@ class Features(nn.Sequential):
 
 
 class MobileBlock(nn.Module):
-    """A block of a found network."""
+    """A block of a network."""
 
     def __init__(self, op: str, place: Position, channels: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class MobileBlock(nn.Module):
 
 
 class Half(nn.Module):
-    """Half of the hidden channels of a shared block, with the weights of all three convolutions that belong to them."""
+    """Half of the hidden channels of a shared block, with their weights in all three convolutions."""
 
     def __init__(self, kernel: int, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -105,9 +105,9 @@ class Half(nn.Module):
 class SharedBlock(nn.Module):
     """The blocks of one kernel size at one position: expansion 3 is the first half of the channels of expansion 6.
 
-    The projection is a sum over channels, and all before it treats each hidden channel by itself; so the sum of both
-    halves is the whole block. The second half has parameters of its own, which have no gradient, and so neither
-    momentum nor decay, when the first runs alone.
+    The projection is a sum over channels, and everything before it treats each hidden channel separately, so the sum of
+    both halves is the whole block. The second half has its own parameters. They get no gradient, and so neither
+    momentum nor decay, when only the first half runs.
     """
 
     def __init__(self, kernel: int, place: Position, channels: int) -> None:
@@ -122,7 +122,7 @@ class SharedBlock(nn.Module):
 
 
 class SharedPosition(nn.Module):
-    """A position of the supernet: weights of its own for every kernel size."""
+    """A position of the supernet, with separate weights for every kernel size."""
 
     def __init__(self, place: Position, channels: int) -> None:
         super().__init__()
@@ -140,10 +140,10 @@ class SharedPosition(nn.Module):
 
 
 class MobileSupernet(nn.Module):
-    """All architectures of a chain, of which one at a time runs: forward(images, mix) -> logits [B, classes].
+    """All architectures of a chain, one of which runs at a time: forward(images, mix) -> logits [B, classes].
 
-    What a choice stands before normalises by the batch. There is no dropout: it would be noise in the losses that are
-    ranked, as ASNG judges in training mode.
+    Everything after a decision normalises by the batch. There is no dropout: ASNG ranks losses in training mode, and
+    dropout would add noise to them.
     """
 
     def __init__(self, chain: Chain, form: ImageForm, size: Size) -> None:
@@ -158,7 +158,7 @@ class MobileSupernet(nn.Module):
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
         if not isinstance(mix, HardMix):
             raise TypeError(
-                f"the supernet of space '{self.space}' runs one block each and takes a HardMix, not a "
+                f"the supernet of space '{self.space}' runs one block per position and takes a HardMix, not a "
                 f"{type(mix).__name__}"
             )
         x = self.stem(images)
@@ -168,9 +168,9 @@ class MobileSupernet(nn.Module):
 
 
 class MobileNetwork(nn.Module):
-    """The network that is retrained and judged: forward(images) -> (logits, None), for the chain has no auxiliary head.
+    """The network that is retrained and evaluated: forward(images) -> (logits, None). A chain has no auxiliary head.
 
-    Drop path, where it is asked for, is of whole blocks with a residual (stochastic depth).
+    Drop path, if used, drops whole blocks with a residual (stochastic depth).
     """
 
     def __init__(self, blocks: tuple[str, ...], chain: Chain, form: ImageForm, size: Size) -> None:

@@ -40,15 +40,15 @@ class MobileSpace(CategoricalSpace):
         return {CELL_TYPE: tuple(place.categories for place in self.chain.positions)}
 
     def supernet(self, form: ImageForm, size: Size, reference: bool = False) -> nn.Module:
-        """There is one engine: it runs a block at a time anyway."""
+        """`reference` changes nothing: the only form runs one block at a time."""
         return MobileSupernet(self.chain, form, size)
 
     def network(self, architecture: ChainArchitecture, form: ImageForm, size: Size, auxiliary: bool) -> nn.Module:
-        """`auxiliary` changes nothing: a recipe is one for all spaces, and this one has no auxiliary head."""
+        """`auxiliary` changes nothing: this space has no auxiliary head, but uses the same recipes as the others."""
         return MobileNetwork(architecture.blocks, self.chain, form, size)
 
     def random(self, generator: torch.Generator) -> ChainArchitecture:
-        """Every position uniform, one by one."""
+        """Every position is drawn uniformly and independently."""
         return self.choose(
             {CELL_TYPE: [int(torch.randint(len(names), (), generator=generator)) for names in self.rows]}
         )
@@ -61,7 +61,7 @@ class MobileSpace(CategoricalSpace):
         return self.record.parse({"blocks": blocks})
 
     def costs(self, form: ImageForm, size: Size, affine: bool) -> dict[str, tuple[tuple[int, ...], ...]]:
-        """The parameters of a network are their sum and what every network has."""
+        """The parameters of a network are the sum of its costs and those that every network has."""
         check_size(size, self.chain)
         return {
             CELL_TYPE: tuple(
@@ -75,7 +75,7 @@ class MobileSpace(CategoricalSpace):
         return fixed + sum(row[choice] for row, choice in zip(prices, choices[CELL_TYPE], strict=True))
 
     def supernet_macs(self, form: ImageForm, size: Size) -> int:
-        """With every block at every position, both expansions by themselves; no pass runs so many."""
+        """With every block at every position, each expansion separately; more than any pass runs."""
         check_size(size, self.chain)
         prices, fixed = path_prices(self.chain, form, size.channels)
         return fixed + sum(map(sum, prices))
@@ -86,7 +86,7 @@ class MobileSpace(CategoricalSpace):
 
 
 def block_count(name: str, place: Position, channels: int, shape: tuple[int, int], affine: bool) -> Count:
-    """Of one block on a map of this height and width; a skipped one has nothing."""
+    """The size of one block on a map of this height and width; 0 if it is skipped."""
     if name == ZERO:
         return Count(0, 0)
     kernel, expansion = MOBILE_OPS[name]
@@ -102,7 +102,7 @@ def block_count(name: str, place: Position, channels: int, shape: tuple[int, int
 
 @cache
 def path_prices(chain: Chain, form: ImageForm, channels: int) -> tuple[list[list[int]], int]:
-    """Multiply-adds of one image: of every category of every position, and of what runs on every path."""
+    """Multiply-adds of one image: of each category of each position, and of what every path runs."""
     size = Size(cells=len(chain.positions), channels=channels, stem=chain.stem)
     shape, prices = (-(-form.height // 2), -(-form.width // 2)), []
     for place in chain.positions:
@@ -117,7 +117,7 @@ def path_prices(chain: Chain, form: ImageForm, channels: int) -> tuple[list[list
 class MobileCifarSpace(MobileSpace):
     """The chain of 16 mobile blocks for CIFAR, after the same source.
 
-    All strides are 1 except those of the first convolution and of the sixth position. D = 16 variables with 106
+    All strides are 1 except those of the first convolution and the sixth position. D = 16 variables with 106
     categories.
     """
 

@@ -52,7 +52,7 @@ def test_a_depthwise_convolution_can_be_differentiated_twice(kernel, stride, dil
 
 
 @pytest.mark.parametrize("wanted", [(True, False), (False, True)], ids=["of the input", "of the kernel"])
-def test_a_depthwise_convolution_computes_only_the_gradient_that_is_asked_for(wanted, monkeypatch):
+def test_a_depthwise_convolution_computes_only_the_requested_gradients(wanted, monkeypatch):
     asked, gradients = [], kernels._gradients
 
     def watched(*arguments):
@@ -73,9 +73,9 @@ def test_a_1x1_convolution_is_torchs():
 
 
 @pytest.mark.parametrize("channels", [4, kernels.NARROW + 4])
-def test_copies_beside_each_other(channels):
+def test_copies_are_concatenated_by_channel(channels):
     x = last(2, channels, 3, 5)
-    found = with_gradients(lambda x: kernels.beside(x, 3), x)
+    found = with_gradients(lambda x: kernels.repeat_channels(x, 3), x)
     assert_close(found, with_gradients(lambda x: x.repeat(1, 3, 1, 1), x))
     assert found[0].is_contiguous(memory_format=torch.channels_last)
 

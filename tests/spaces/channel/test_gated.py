@@ -30,7 +30,7 @@ DIGITS = torch.tensor(load_digits().images[:12, None] / 16 - 0.3, dtype=torch.fl
 
 
 def mix_of(masks, dtype=torch.float32, sparse=False):
-    """The masks as gates; `sparse`: what has no open channel does not run."""
+    """The masks as gates; `sparse`: edges without an open channel do not run."""
     running = [[(g.op > 0, g.skip > 0) for g in cell] for cell in masks.cells] if sparse else None
     return GateMix([table.to(dtype) for table in to_gates(masks)], running)
 
@@ -62,7 +62,7 @@ def assert_compact_is_masked(masks, form, images, stem="cifar"):
     network = masked_network(masks, form, stem)
     compact = compacted(network, masks, form, size_of(masks, stem))
     assert parameters(compact) == effective(masks, form, stem).params
-    for training in (False, True):  # by the batch's statistics too, which are those of every channel by itself
+    for training in (False, True):  # also with the statistics of the batch, which are separate for every channel
         expected = network.train(training)(images, mix_of(masks))
         assert expected.abs().max() > 0.1
         tolerance = {"atol": 1e-5 * expected.abs().max().item(), "rtol": 0}
@@ -91,7 +91,7 @@ def test_the_compact_network_is_the_masked_one_with_fallback(masks):
 
 @settings(max_examples=6, deadline=None)
 @given(legal(), st.sampled_from([(32, 32), (37, 29)]))
-def test_the_compact_network_is_the_masked_one_behind_the_stem_of_imagenet(masks, shape):
+def test_the_compact_network_is_the_masked_one_with_the_stem_of_imagenet(masks, shape):
     form = ImageForm(1, shape[0], shape[1], 10)
     assert_compact_is_masked(masks, form, F.interpolate(DIGITS, shape, mode="bilinear"), "imagenet")
 
@@ -109,7 +109,7 @@ def test_the_formulas_count_the_compact_network(masks, shape):
 def test_the_formulas_count_the_masked_network_without_deleted_edges(masks):
     size = Size(cells=5, channels=4, stem="cifar")
     mix = mix_of(masks, sparse=True)
-    found = count(lambda: GatedNetwork(FORM, size, masks.op, affine=True), FORM.shape, mix_on_meta(mix))
+    found = count(lambda: GatedNetwork(FORM, size, masks.op, affine=True), FORM.shape, mix)
     deleted = nominal(uniform(masks.op, 5, 4), FORM).params - nominal(masks, FORM).params
     without = {k: sum(not runs for runs, _ in cell) for k, cell in enumerate(mix.running or [])}
     edges = sum(
@@ -119,10 +119,6 @@ def test_the_formulas_count_the_masked_network_without_deleted_edges(masks):
     if all(map(all, read)):  # else an input that nothing reads is not counted
         assert deleted == edges
         assert found.macs == nominal(masks, FORM).macs
-
-
-def mix_on_meta(mix):
-    return GateMix([table.to("meta") for table in mix.gates], mix.running)
 
 
 # --- Gradients of gates
@@ -234,7 +230,7 @@ def test_an_edge_that_does_not_run_gets_no_gradient():
 @settings(max_examples=5, deadline=None)
 @given(legal(cells=5, channels=4))
 def test_maps_stay_in_channels_last(masks):
-    """In another layout every kernel behind would be a slow one."""
+    """In another layout all following kernels would be slow."""
     network: Any = CompactNetwork(masks, FORM, size_of(masks), auxiliary=False).to(memory_format=torch.channels_last)
     seen: list[Any] = []
     for cell in network.cells:
@@ -246,7 +242,7 @@ def test_maps_stay_in_channels_last(masks):
     assert all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)
 
 
-def test_drop_path_acts_on_operations_alone():
+def test_drop_path_acts_only_on_operations():
     torch.manual_seed(0)
     wired = uniform("sep_conv_3x3", 3, 2, lambda w: Gates(0, 0, every(w)))
     for masks, moved in ((wired, False), (uniform("sep_conv_3x3", 3, 2), True)):
@@ -301,6 +297,6 @@ def test_the_supernet_has_the_size_of_all_gates_open():
     whole = effective(uniform("sep_conv_3x3", 5, 4), form)
     with torch.device("meta"):
         assert parameters(space.supernet(form, size, affine=True)) == whole.params == 38_854
-    mix = GateMix([torch.ones(14, 3, w, device="meta") for w in (4, 8, 8, 16, 16)])
+    mix = GateMix([torch.ones(14, 3, w) for w in (4, 8, 8, 16, 16)])
     assert count(lambda: space.supernet(form, size), form.shape, mix).macs == whole.macs
     assert space.supernet_macs(form, size) == whole.macs

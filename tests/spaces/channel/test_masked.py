@@ -30,7 +30,7 @@ def masked_of(masks, stem="cifar", auxiliary=False) -> Any:
 
 
 def with_the_weights_of(masked) -> Any:
-    """A compact network in training, auxiliary head included, that begins where the masked one stands."""
+    """A compact network in training with an auxiliary head and the weights of the masked one."""
     compact = CompactNetwork(masked.masks, FORM, masked.size, auxiliary=True)
     head = {name: value for name, value in masked.state_dict().items() if name.startswith("auxiliary.")}
     compact.load_state_dict({**masked.compact().state_dict(), **head})
@@ -69,8 +69,8 @@ def test_the_masked_network_is_the_compact_one_that_it_becomes(masks):
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("op", [SEP, "conv_3x3"])
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
-def test_masked_and_compact_descend_alike_from_equal_weights(op, stem):
-    """Clipping, decay, momentum, drop path and the auxiliary head included; in float64."""
+def test_masked_and_compact_networks_train_alike_from_equal_weights(op, stem):
+    """With clipping, decay, momentum, drop path and the auxiliary head, in float64."""
     thirds = Gates(0b0101, 0b0011 if op == SEP else 0b1111, 0b0110)
     cells = list(uniform(op, 4, 4, lambda w: thirds if w == 4 else Gates(every(w // 2), every(w), every(w))).cells)
     cells[2] = (Gates(0, 0, 1), *cells[2][1:])  # a deleted edge
@@ -85,7 +85,7 @@ def test_masked_and_compact_descend_alike_from_equal_weights(op, stem):
         torch.testing.assert_close(value, wanted[name], atol=1e-9, rtol=1e-7)
 
 
-def test_drop_path_leaves_skips_alone():
+def test_drop_path_does_not_drop_skips():
     wired = uniform(SEP, 3, 2, lambda w: Gates(0, 0, every(w)))
     for masks, moved in ((wired, False), (uniform(SEP, 3, 2), True)):
         network = masked_of(masks).train()
@@ -96,8 +96,8 @@ def test_drop_path_leaves_skips_alone():
 
 @settings(max_examples=5, deadline=None)
 @given(legal())
-def test_what_is_masked_has_no_gradient_and_no_way_to_the_output(masks):
-    """Whatever decay or anything else makes of it."""
+def test_masked_weights_have_no_gradient_and_do_not_affect_the_output(masks):
+    """Whatever values the masked weights have."""
     network = masked_of(masks)
     network(DIGITS)[0].square().sum().backward()
     network.eval()
@@ -112,7 +112,7 @@ def test_what_is_masked_has_no_gradient_and_no_way_to_the_output(masks):
     assert torch.equal(network(DIGITS)[0], expected)
 
 
-def test_decay_alone_moves_what_is_masked():
+def test_only_weight_decay_changes_masked_weights():
     network = masked_of(uniform(SEP, 3, 2, lambda w: Gates(1, 1, every(w))), auxiliary=True)
     weight = network.gated.cells[0].edges[3].second.convolution.weight
     before = weight.detach().clone()
@@ -121,7 +121,7 @@ def test_decay_alone_moves_what_is_masked():
     assert not torch.allclose(weight[0, 0], before[0, 0] * (1 - 0.05 * 0.1))
 
 
-def test_a_deleted_edge_is_neither_computed_nor_moved():
+def test_a_deleted_edge_is_neither_computed_nor_trained():
     cell = (Gates(0, 0, 3), *((Gates(3, 3, 3),) * 13))
     masks = Masks(SEP, 2, (cell, *uniform(SEP, 3, 2).cells[1:]))
     network = masked_of(masks, auxiliary=True)
@@ -132,7 +132,7 @@ def test_a_deleted_edge_is_neither_computed_nor_moved():
     assert all(map(torch.equal, edge.parameters(), before))
 
 
-def test_gates_are_constants_that_no_checkpoint_holds():
+def test_gates_are_constants_outside_of_checkpoints():
     network = masked_of(uniform(SEP, 3, 2))
     assert not any("gates" in name for name in network.state_dict())
     assert not any(gates.requires_grad for gates in network.buffers() if gates.dim() == 3)

@@ -37,7 +37,7 @@ def test_a_record_holds_the_masks_and_survives_json(masks, resize):
     assert again.masks == masks
 
 
-def test_a_record_is_short_and_reads_as_it_says():
+def test_a_record_is_short_and_readable():
     record = ChannelArchitecture.of(uniform(SEP, 20, 36, lambda w: Gates(0b101, 0b10, every(w))), "gated")
     cell = record.to_dict()["cells"][0]
     assert (cell["op"][0], cell["mid"][0], cell["skip"][0]) == ("000000005", "000000002", "fffffffff")
@@ -54,21 +54,21 @@ def changed(cell=None, mode="gated", op=SEP, **top):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (changed({"op": (3, "4")}), "cells.0, op of edge 3: '4' is no set of 2 channels"),
-        (changed({"mid": (3, "03")}), "cells.0, mid of edge 3: '03' is no set of 2 channels"),
-        (changed({"skip": (3, "x")}), "cells.0, skip of edge 3: 'x' is no set of 2 channels"),
+        (changed({"op": (3, "4")}), "cells.0, op of edge 3: '4' is not a set of 2 channels"),
+        (changed({"mid": (3, "03")}), "cells.0, mid of edge 3: '03' is not a set of 2 channels"),
+        (changed({"skip": (3, "x")}), "cells.0, skip of edge 3: 'x' is not a set of 2 channels"),
         (changed({"op": (3, "0")}), "an edge has an op without a mid channel, or a skip takes a dead channel"),
-        (changed(mode="none"), "cells.0, edge 0: the skip channels are not those of skip_mode: none"),
-        (changed(mode="fallback"), "cells.0, edge 0: the skip channels are not those of skip_mode: fallback"),
+        (changed(mode="none"), "cells.0, edge 0: the skip channels do not match skip_mode: none"),
+        (changed(mode="fallback"), "cells.0, edge 0: the skip channels do not match skip_mode: fallback"),
         (changed(form="dense"), "form: Input should be 'compact' or 'masked'"),
         (changed(mode="gate"), "skip_mode: Input should be 'gated', 'fallback' or 'none'"),
         (changed(resize="topk"), "'scores' are required with resize: topk"),
-        (changed(resize="topk", scores=[[[[1.0]]]]), "'scores' have not the shape of the gates"),
+        (changed(resize="topk", scores=[[[[1.0]]]]), "'scores' do not have the shape of the gates"),
         (changed(scores=[]), "'scores' are required with resize: topk, and null with any other"),
         (changed({"mid": (3, "1")}, op="conv_3x3"), "cells.0, edge 3: conv_3x3 has no middle"),
         ({**changed(), "op": "sep_conv_7x7"}, "operation 'sep_conv_7x7' is not one of sep_conv_3x3, "),
         (changed(cells=changed()["cells"][:2]), "cells: Tuple should have at least 3 items"),
-        (changed(channels=4), "cells.0, op of edge 0: '3' is no set of 4 channels|no set"),
+        (changed(channels=4), "cells.0, op of edge 0: '3' is not a set of 4 channels|not a set"),
         (changed(colour="red"), "colour: Extra inputs are not permitted"),
     ],
 )  # fmt: skip
@@ -82,7 +82,7 @@ def test_a_record_with_a_dead_node_or_too_few_edges_is_refused():
     for e in (0, 1):
         dead["cells"][1]["op"][e] = dead["cells"][1]["mid"][e] = dead["cells"][1]["skip"][e] = "0"
     for e in (4, 7, 11):
-        dead["cells"][1]["skip"][e] = "0"  # what took node 2 by a skip
+        dead["cells"][1]["skip"][e] = "0"  # the skips that read node 2
     with pytest.raises(ArchitectureError, match="cell 1: no channel reaches node 2"):
         Architecture.from_dict(dead)
     short = changed()
@@ -93,7 +93,7 @@ def test_a_record_with_a_dead_node_or_too_few_edges_is_refused():
 
 @given(st.integers(0, 2**62), st.sampled_from(SIZES))
 @settings(max_examples=20)
-def test_random_masks_are_legal_and_the_generator_alone_decides_them(seed, size):
+def test_random_masks_are_legal_and_depend_only_on_the_generator(seed, size):
     first, again = (SPACE.random(torch.Generator().manual_seed(seed), size) for _ in range(2))
     assert first == again
     assert SPACE.parse(first.to_dict()) == first
@@ -113,9 +113,9 @@ def test_half_of_the_gates_of_random_masks_are_open():
 def test_masks_of_one_size_are_refused_at_another_unless_a_rule_is_stated():
     masks = uniform(SEP, 5, 4, lambda w: Gates(every(w // 2), every(w), every(w)))
     refused = ChannelArchitecture.of(masks, "gated")
-    with pytest.raises(TransferError, match=r"for 5 cells and 4 channels, asked for are 5 and 8: set retrain\.cells"):
+    with pytest.raises(TransferError, match=r"for 5 cells and 4 channels, not for 5 and 8: set retrain\.cells"):
         SPACE.network(refused, FORM, Size(cells=5, channels=8, stem="cifar"), auxiliary=False)
-    with pytest.raises(TransferError, match="asked for are 8 and 4"):
+    with pytest.raises(TransferError, match="not for 8 and 4"):
         SPACE.count(refused, FORM, Size(cells=8, channels=4, stem="cifar"))
     repeated = ChannelArchitecture.of(masks, "gated", "repeat")
     wide = SPACE.network(repeated, FORM, Size(cells=5, channels=8, stem="cifar"), auxiliary=False)
@@ -138,7 +138,7 @@ def test_the_best_channels_go_to_another_width():
 # --- Bounds
 
 
-def test_no_gates_go_below_the_smallest_sizes():
+def test_no_gates_are_smaller_than_the_smallest_sizes():
     form, size = ImageForm(3, 32, 32, 10), Size(cells=20, channels=36, stem="cifar")
     assert SPACE.smallest(form, size, "gated", mid_gates=False).params == 4_285_270
     assert SPACE.smallest(form, size, "fallback", mid_gates=True).params == 1_370_134
@@ -200,7 +200,7 @@ def test_everything_is_counted_with_the_stem_that_the_size_names(shape):
     compact, masked = SPACE.sizes(to_gates(drawn.masks), form, size)
     assert built == compact == SPACE.count(drawn, form, size)
     assert compact.params < masked.params
-    mix = GateMix([torch.ones(14, 3, w, device="meta") for w in widths(3, 4)])
+    mix = GateMix([torch.ones(14, 3, w) for w in widths(3, 4)])
     whole = count(lambda: SPACE.supernet(form, size, affine=True), form.shape, mix)
     assert SPACE.supernet_macs(form, size) == whole.macs
     assert SPACE.sizes(SPACE.every_gate(size), form, size) == (whole, whole)
@@ -225,5 +225,5 @@ def test_the_form_of_retraining_is_part_of_the_record_and_of_its_id():
     assert kinds == [[CompactNetwork, CompactNetwork], [MaskedNetwork, CompactNetwork]]
     same = SPACE.trainee(compact, FORM, size, auxiliary=True)
     assert SPACE.trained(same) is same
-    with pytest.raises(TransferError, match="asked for are 5 and 4"):
+    with pytest.raises(TransferError, match="not for 5 and 4"):
         SPACE.trainee(masked, FORM, SIZES[1], auxiliary=False)

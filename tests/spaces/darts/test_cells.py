@@ -1,4 +1,4 @@
-"""Supernets and networks. The plain supernet is the yardstick: the batched one must give the same sums."""
+"""Supernets and networks. The batched supernet must give the same sums as the reference."""
 
 import re
 from functools import cache
@@ -51,16 +51,17 @@ def supernets(form, size=SIZE):
 def alphas():
     generator = torch.Generator().manual_seed(1)
     return {
-        kind: torch.randn(E, O, generator=generator, dtype=torch.float64, requires_grad=True) for kind in CELL_TYPES
+        cell_type: torch.randn(E, O, generator=generator, dtype=torch.float64, requires_grad=True)
+        for cell_type in CELL_TYPES
     }
 
 
 def soft(tables, alive=None):
-    return SoftMix({kind: table.softmax(-1) for kind, table in tables.items()}, alive)
+    return SoftMix({cell_type: table.softmax(-1) for cell_type, table in tables.items()}, alive)
 
 
 def outcome(network, form, mix_of, training=True):
-    """Logits, loss and every gradient, by name; None where nothing flowed."""
+    """Logits, loss and every gradient, by name; None without a gradient."""
     network.train(training).zero_grad(set_to_none=True)
     generator, tables = torch.Generator().manual_seed(2), alphas()
     images = torch.randn(3, form.channels, form.height, form.width, generator=generator, dtype=torch.float64)
@@ -68,7 +69,7 @@ def outcome(network, form, mix_of, training=True):
     loss = cross_entropy(logits, torch.tensor([0, 3, 1]))
     loss.backward()
     gradients = {name: p.grad for name, p in network.named_parameters()}
-    gradients |= {kind: table.grad for kind, table in tables.items()}
+    gradients |= {cell_type: table.grad for cell_type, table in tables.items()}
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     return {"logits": logits.detach(), "loss": loss.detach(), **gradients, **buffers}
 
@@ -87,7 +88,7 @@ CONVOLUTIONS = ("merged", "factored")
 
 
 def assert_engines_agree(form, mix_of, training=True, size=SIZE):
-    """Whichever form the convolutions have, which otherwise follows the size of the map and the device."""
+    """Runs with each form of the convolutions, which otherwise depends on the map and the device."""
     expected = outcome(supernets(form, size)[0], form, mix_of, training)
     for chosen in CONVOLUTIONS:
         _, quick = supernets(form, size)
@@ -113,21 +114,21 @@ def assert_gradients_where_it_ran(found, alive):
 @pytest.mark.parametrize("form", [ODD, EVEN], ids=["3 channels, 9x11", "1 channel, 8x8"])
 def test_the_batched_supernet_is_the_plain_one_when_everything_runs(form, training):
     found = assert_engines_agree(form, soft, training)
-    for kind in CELL_TYPES:
-        assert (found[kind] != 0).all(), "every operation takes part, none through the share of the others"
+    for cell_type in CELL_TYPES:
+        assert (found[cell_type] != 0).all(), "every operation takes part, none through the share of the others"
 
 
 def test_the_batched_supernet_is_the_plain_one_with_dropped_skips():
     draws = []
 
     def dropout(x, probability):
-        """The same masks in both engines, whatever the order of the edges: the mask follows the shape."""
+        """The same masks in both forms, whatever the order of the edges: the mask depends on the shape."""
         draws.append(probability)
         keep = torch.rand(x.shape, generator=torch.Generator().manual_seed(x.shape[-1]), dtype=x.dtype) > probability
         return x * keep / (1 - probability)
 
     def mix(tables):
-        return SoftMix({kind: table.softmax(-1) for kind, table in tables.items()}, skip_dropout=0.3)
+        return SoftMix({cell_type: table.softmax(-1) for cell_type, table in tables.items()}, skip_dropout=0.3)
 
     with patch.object(nn.functional, "dropout", dropout):
         assert_engines_agree(ODD, mix)
@@ -155,10 +156,10 @@ def test_the_batched_supernet_is_the_plain_one_when_each_edge_runs_some_operatio
 
 @FEW
 @given(normal=CHOICES, reduce=CHOICES, training=st.booleans(), form=st.sampled_from([ODD, EVEN]))
-def test_the_batched_supernet_is_the_plain_one_with_one_operation_an_edge(normal, reduce, training, form):
+def test_the_batched_supernet_is_the_plain_one_with_one_operation_per_edge(normal, reduce, training, form):
     choices = {"normal": normal, "reduce": reduce}
     found = assert_engines_agree(form, lambda _: HardMix(choices), training)
-    assert_gradients_where_it_ran(found, {kind: [[op] for op in ops] for kind, ops in choices.items()})
+    assert_gradients_where_it_ran(found, {cell_type: [[op] for op in ops] for cell_type, ops in choices.items()})
 
 
 @pytest.mark.parametrize("reference", [True, False])
@@ -174,8 +175,10 @@ def test_an_operation_that_runs_alone_gets_a_gradient(reference):
 @pytest.mark.parametrize("reference", [True, False])
 def test_a_hard_mix_is_a_soft_one_with_all_weight_on_the_choice(reference):
     network = supernets(ODD)[0 if reference else 1]
-    choices = {kind: [e % O for e in range(E)] for kind in CELL_TYPES}
-    onehot = {kind: nn.functional.one_hot(torch.tensor(choices[kind]), O).double() for kind in CELL_TYPES}
+    choices = {cell_type: [e % O for e in range(E)] for cell_type in CELL_TYPES}
+    onehot = {
+        cell_type: nn.functional.one_hot(torch.tensor(choices[cell_type]), O).double() for cell_type in CELL_TYPES
+    }
     images = torch.randn(2, 3, 9, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     hard, weighted = network(images, HardMix(choices)), network(images, SoftMix(onehot))
     torch.testing.assert_close(hard, weighted, rtol=1e-9, atol=1e-12)
@@ -184,8 +187,8 @@ def test_a_hard_mix_is_a_soft_one_with_all_weight_on_the_choice(reference):
 def test_operations_that_are_not_alive_do_not_run_whatever_their_weight():
     _, network = supernets(EVEN)
     images = torch.randn(2, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    tables = {kind: torch.rand(E, O, dtype=torch.float64) for kind in CELL_TYPES}
-    alive = {kind: [[3, 4]] * E for kind in CELL_TYPES}
+    tables = {cell_type: torch.rand(E, O, dtype=torch.float64) for cell_type in CELL_TYPES}
+    alive = {cell_type: [[3, 4]] * E for cell_type in CELL_TYPES}
     first = network(images, SoftMix(tables, alive))
     for table in tables.values():
         table[:, 5:] = float("nan")
@@ -194,13 +197,13 @@ def test_operations_that_are_not_alive_do_not_run_whatever_their_weight():
 
 
 @pytest.mark.parametrize("reference", [True, False])
-def test_dropout_behind_skips_acts_in_training_alone_and_on_skips_alone(reference):
+def test_dropout_after_skips_acts_only_in_training_and_only_on_skips(reference):
     network = supernets(EVEN)[0 if reference else 1]
     images = torch.randn(2, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    weights = {kind: torch.ones(E, O, dtype=torch.float64) for kind in CELL_TYPES}
+    weights = {cell_type: torch.ones(E, O, dtype=torch.float64) for cell_type in CELL_TYPES}
 
     def logits(op, dropout, training):
-        mix = SoftMix(weights, {kind: [[op]] * E for kind in CELL_TYPES}, skip_dropout=dropout)
+        mix = SoftMix(weights, {cell_type: [[op]] * E for cell_type in CELL_TYPES}, skip_dropout=dropout)
         torch.manual_seed(0)
         return network.train(training)(images, mix)
 
@@ -243,12 +246,12 @@ def test_drop_path_never_drops_an_identity():
 
 
 @pytest.mark.parametrize(("op", "reduce"), [("max_pool_3x3", False), ("dil_conv_3x3", False), ("skip_connect", True)])
-def test_drop_path_drops_every_other_operation_in_training_alone(op, reduce):
+def test_drop_path_drops_every_other_operation_only_in_training(op, reduce):
     assert not torch.allclose(run_cell(op, reduce, 0.9), run_cell(op, reduce, 0.0))
     assert torch.equal(run_cell(op, reduce, 0.9, training=False), run_cell(op, reduce, 0.0, training=False))
 
 
-def test_drop_path_draws_for_each_edge_and_sample_anew():
+def test_drop_path_draws_separately_for_each_edge_and_sample():
     pools = run_cell("avg_pool_3x3", False, 0.5)  # [8, 16, 8, 8]; node 2 is channels 0 to 3, the sum of two edges
     plain = run_cell("avg_pool_3x3", False, 0.0)
     ratios = (pools / plain)[:, 0].flatten(1)
@@ -279,7 +282,7 @@ def test_a_network_gives_logits_and_in_training_those_of_its_head(height, width,
     assert second is None
 
 
-def test_the_head_pools_an_8x8_map_by_windows_of_five_three_apart():
+def test_the_head_pools_an_8x8_map_by_5x5_windows_of_stride_three():
     head = AuxiliaryHead(2, 3).eval()
     seen = []
     head.features[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -311,7 +314,7 @@ def test_drop_path_of_a_network_is_settable():
 
 @pytest.mark.parametrize("form", [ODD, ImageForm(3, 16, 16, 4)], ids=["9x11", "16x16"])
 def test_a_network_in_channels_last_is_the_one_in_nchw(form):
-    """There its convolutions take other forms (nas.spaces.blocks.kernels); the values and gradients are the same."""
+    """The convolutions use other forms there (nas.spaces.blocks.kernels), with the same values and gradients."""
     operations = PRIMITIVES[1:] + PRIMITIVES[1:2]
     cells = DartsArchitecture(
         normal=tuple((op, i % 2) for i, op in enumerate(operations)), reduce=cell_of("sep_conv_5x5")

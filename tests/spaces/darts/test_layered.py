@@ -63,14 +63,14 @@ def test_a_darts_cell_lifts_to_the_same_network():
 def test_the_supernets_of_the_three_iterations_have_the_sizes_of_the_notes(depths, found, expected):
     n1, n2, n3 = depths
     row = ("normal_1",) * n1 + ("reduce_1",) + ("normal_2",) * n2 + ("reduce_2",) + ("normal_3",) * n3
-    growth = Growth(row, {kind: FIVE.cells[kind] for kind in CELL_TYPES[:found]})
+    growth = Growth(row, {cell_type: FIVE.cells[cell_type] for cell_type in CELL_TYPES[:found]})
     with torch.device("meta"):
         network: Any = SPACE.supernet(CIFAR, SEARCH, growth=growth)
     assert parameters(network) == expected
     assert len(network.cells) == sum(depths) + 2
-    for kind, cell in zip(row, network.cells, strict=True):
-        assert isinstance(cell, DiscreteCell if kind in growth.discrete else MixedCell)
-        assert not any(isinstance(module, MixedOp) for module in cell.modules()) or kind not in growth.discrete
+    for cell_type, cell in zip(row, network.cells, strict=True):
+        assert isinstance(cell, DiscreteCell if cell_type in growth.discrete else MixedCell)
+        assert not any(isinstance(module, MixedOp) for module in cell.modules()) or cell_type not in growth.discrete
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,10 @@ def test_the_supernets_of_the_three_iterations_have_the_sizes_of_the_notes(depth
     [(5, "1R2R3"), (6, "11R2R3"), (7, "11R2R33"), (8, "11R22R33"), (14, "1111R2222R3333")],
 )
 def test_a_stage_is_what_lies_between_two_reductions(cells, expected):
-    assert "".join("R" if kind.startswith("reduce") else kind[-1] for kind in cell_types(cells)) == expected
-    assert [kind for kind in cell_types(cells) if kind.startswith("reduce")] == ["reduce_1", "reduce_2"]
+    assert (
+        "".join("R" if cell_type.startswith("reduce") else cell_type[-1] for cell_type in cell_types(cells)) == expected
+    )
+    assert [cell_type for cell_type in cell_types(cells) if cell_type.startswith("reduce")] == ["reduce_1", "reduce_2"]
 
 
 @pytest.mark.parametrize("cells", [3, 4])
@@ -120,7 +122,7 @@ def test_the_order_of_the_cells_is_part_of_the_content():
         ({"normal_concat": [3, 4, 5]}, r"normal_concat must be \[2, 3, 4, 5\]"),
     ],
 )
-def test_a_record_that_is_no_layered_architecture_is_refused(changes, message):
+def test_a_faulty_layered_record_is_refused(changes, message):
     with pytest.raises(ArchitectureError, match=message):
         LayeredArchitecture.parse(FIVE.to_dict() | changes)
 
@@ -145,13 +147,16 @@ def supernet(growth, reference=False, seed=0):
 
 
 def mix(tables):
-    weights = {kind: tables["normal" if kind.startswith("normal") else "reduce"].softmax(-1) for kind in CELL_TYPES}
+    weights = {
+        cell_type: tables["normal" if cell_type.startswith("normal") else "reduce"].softmax(-1)
+        for cell_type in CELL_TYPES
+    }
     return SoftMix(weights)
 
 
 @pytest.mark.parametrize("found", [0, 2, 4])
 def test_the_engine_and_the_reference_agree_on_every_supernet_of_a_search(found):
-    growth = Growth(ROW, {kind: FIVE.cells[kind] for kind in CELL_TYPES[:found]})
+    growth = Growth(ROW, {cell_type: FIVE.cells[cell_type] for cell_type in CELL_TYPES[:found]})
     form = ImageForm(1, 8, 8, 4)
     plain, quick = supernet(growth, reference=True), supernet(growth)
     quick.load_state_dict(plain.state_dict())
@@ -162,7 +167,7 @@ def bits(network):
     return {name: value.clone() for name, value in network.state_dict().items()}
 
 
-def test_a_deeper_supernet_takes_over_the_weights_that_it_can():
+def test_a_deeper_supernet_inherits_the_weights_whose_shapes_agree():
     young = supernet(Growth(CELL_TYPES, {}), seed=1)
     cell = random_cell(torch.Generator().manual_seed(3))
     older, before = bits(young), bits(supernet(Growth(ROW, {"normal_1": cell, "reduce_1": V2.reduce}), seed=2))
@@ -180,17 +185,17 @@ def test_a_deeper_supernet_takes_over_the_weights_that_it_can():
             number = {"sep_conv_3x3": 4, "sep_conv_5x5": 5, "dil_conv_3x3": 6, "dil_conv_5x5": 7}[op]
             assert torch.equal(after[name], older[f"cells.0.edges.{edge}.ops.{number}.{rest}"])
             assert torch.equal(after[f"cells.1.ops.{place}.{rest}"], after[name])
-    for kind, cells in (("normal_2", (3, 2)), ("normal_3", (5, 4))):
+    for cell_type, cells in (("normal_2", (3, 2)), ("normal_3", (5, 4))):
         new, old = cells
         moved = [name for name in after if name.startswith(f"cells.{new}.edges.")]
-        assert moved, kind
+        assert moved, cell_type
         for name in moved:
             assert torch.equal(after[name], older[name.replace(f"cells.{new}.", f"cells.{old}.")])
     # The second copy of the first cell reads a cell where the first reads the stem: another width, so fresh weights.
     assert torch.equal(after["cells.1.input_1.1.weight"], before["cells.1.input_1.1.weight"])
 
 
-def test_a_supernet_that_ended_earlier_leaves_the_new_cells_as_they_are():
+def test_cells_that_the_older_supernet_lacks_are_unchanged():
     young = supernet(Growth(("normal_1", "reduce_1"), {}), seed=1)
     growth = Growth(("normal_1", "reduce_1", "normal_2"), {"normal_1": V1.normal, "reduce_1": V1.reduce})
     before, deep = bits(supernet(growth, seed=2)), supernet(growth, seed=2)

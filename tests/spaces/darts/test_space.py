@@ -26,7 +26,7 @@ def test_each_of_the_fourteen_edges_of_both_cells_chooses_among_the_primitives()
 
 
 @given(st.integers(0, 2**62))
-def test_a_random_architecture_is_valid_and_the_generator_alone_decides_it(seed):
+def test_a_random_architecture_is_valid_and_depends_only_on_the_generator(seed):
     first, again = (SPACE.random(torch.Generator().manual_seed(seed)) for _ in range(2))
     assert first == again
     assert SPACE.parse(first.to_dict()) == first
@@ -36,7 +36,7 @@ def test_a_random_architecture_is_valid_and_the_generator_alone_decides_it(seed)
             assert 0 <= a[1] < b[1] < node
 
 
-def test_a_generator_goes_on_and_the_global_one_is_left_alone():
+def test_a_draw_advances_only_its_own_generator():
     before = torch.get_rng_state()
     generator = torch.Generator().manual_seed(0)
     drawn = [SPACE.random(generator) for _ in range(20)]
@@ -45,9 +45,9 @@ def test_a_generator_goes_on_and_the_global_one_is_left_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def within_four_sigma(counts, kinds, total):
-    p = 1 / kinds
-    assert len(counts) == kinds
+def within_four_sigma(counts, outcomes, total):
+    p = 1 / outcomes
+    assert len(counts) == outcomes
     assert all(abs(n - total * p) <= 4 * (total * p * (1 - p)) ** 0.5 for n in counts.values())
 
 
@@ -74,14 +74,14 @@ def test_the_two_strongest_edges_of_a_node_stay_in_order_of_predecessor():
     assert [pred for _, pred in cell] == [0, 1, 0, 2, 1, 3, 2, 4]
 
 
-def test_of_equally_strong_edges_the_lower_predecessors_stay():
+def test_of_equally_strong_edges_those_of_lower_predecessors_stay():
     assert [pred for _, pred in strongest_edges(scored({}))] == [0, 1] * 4
     cell = strongest_edges(scored({(5, 1): 0.5, (5, 3): 0.5, (5, 4): 0.5, (4, 2): 0.5}))
     assert [pred for _, pred in cell[4:]] == [0, 2, 1, 3]
 
 
 @given(st.lists(st.tuples(st.integers(1, 7), st.floats(0, 1)), min_size=14, max_size=14))
-def test_no_edge_that_goes_is_stronger_than_one_that_stays(edges):
+def test_no_removed_edge_is_stronger_than_a_kept_one(edges):
     cell = strongest_edges(edges)
     for node in range(2, 6):
         kept = cell[2 * (node - 2) : 2 * (node - 1)]
@@ -104,13 +104,13 @@ def test_as_categories_a_node_chooses_a_pair_of_predecessors_and_two_operations(
 def test_every_random_architecture_is_one_choice_and_its_edges_run_in_the_supernet(seed):
     generator = torch.Generator().manual_seed(seed)
     choices = {
-        kind: [int(torch.randint(len(names), (), generator=generator)) for names in rows]
-        for kind, rows in SPACE.categories().items()
+        cell_type: [int(torch.randint(len(names), (), generator=generator)) for names in rows]
+        for cell_type, rows in SPACE.categories().items()
     }
     found, running = SPACE.choose(choices), SPACE.path(choices).choices
-    for kind, cell in (("normal", found.normal), ("reduce", found.reduce)):
+    for cell_type, cell in (("normal", found.normal), ("reduce", found.reduce)):
         edges = {(2 + index // 2, pred): PRIMITIVES.index(op) for index, (op, pred) in enumerate(cell)}
-        assert running[kind] == [edges.get(edge, 0) for edge in DARTS_EDGES]
+        assert running[cell_type] == [edges.get(edge, 0) for edge in DARTS_EDGES]
 
 
 def test_the_cost_of_an_operation_is_that_of_the_common_table():

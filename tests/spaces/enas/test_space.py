@@ -1,4 +1,4 @@
-"""Space `enas` against the numbers of its notes, and its networks against its supernet."""
+"""Space `enas` against the figures of its notes, and its networks against its supernet."""
 
 import math
 from collections import Counter
@@ -40,16 +40,19 @@ GOLDEN = {  # parameters: 20 cells of 36 channels with scales, 8 of 16 without; 
 
 
 def choices(name):
-    return {kind: [choice for node in range(5) for choice in NODES[name](node)] for kind in CELL_TYPES}
+    return {cell_type: [choice for node in range(5) for choice in NODES[name](node)] for cell_type in CELL_TYPES}
 
 
 @st.composite
 def any_choices(draw):
-    return {kind: [draw(st.integers(0, len(names) - 1)) for names in rows] for kind, rows in SPACE.categories().items()}
+    return {
+        cell_type: [draw(st.integers(0, len(names) - 1)) for names in rows]
+        for cell_type, rows in SPACE.categories().items()
+    }
 
 
 def test_forty_variables_with_180_categories():
-    counts = [len(names) for kind in CELL_TYPES for names in SPACE.categories()[kind]]
+    counts = [len(names) for cell_type in CELL_TYPES for names in SPACE.categories()[cell_type]]
     assert counts == [k for node in range(5) for k in (2 + node, 2 + node, 5, 5)] * 2
     assert (len(counts), sum(counts), sum(counts) - len(counts)) == (40, 180, 140)
     assert math.log10(math.prod(counts)) == pytest.approx(25.4, abs=0.05)
@@ -73,11 +76,11 @@ def test_a_path_through_the_supernet_has_the_golden_parameters_without_scales(na
 
 def costs(size, affine):
     found = SPACE.costs(CIFAR10, size, affine)
-    return {kind: found[kind][2] for kind in CELL_TYPES}, found
+    return {cell_type: found[cell_type][2] for cell_type in CELL_TYPES}, found
 
 
 def separable(found, chosen):
-    return sum(row[k] for kind in CELL_TYPES for row, k in zip(found[kind], chosen[kind], strict=True))
+    return sum(row[k] for cell_type in CELL_TYPES for row, k in zip(found[cell_type], chosen[cell_type], strict=True))
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -96,9 +99,11 @@ def test_golden_separable_complexity(name):
 def test_golden_costs(size, affine, normal, reduce, largest, mean):
     ops, found = costs(size, affine)
     assert ops == {"normal": (0, 0, 0, *normal), "reduce": (0, 0, 0, *reduce)}
-    assert not any(value for kind in CELL_TYPES for at, row in enumerate(found[kind]) if at % 4 < 2 for value in row)
-    assert sum(max(row) for kind in CELL_TYPES for row in found[kind]) == largest
-    assert sum(sum(row) / len(row) for kind in CELL_TYPES for row in found[kind]) == pytest.approx(mean)
+    assert not any(
+        value for cell_type in CELL_TYPES for at, row in enumerate(found[cell_type]) if at % 4 < 2 for value in row
+    )
+    assert sum(max(row) for cell_type in CELL_TYPES for row in found[cell_type]) == largest
+    assert sum(sum(row) / len(row) for cell_type in CELL_TYPES for row in found[cell_type]) == pytest.approx(mean)
 
 
 @pytest.mark.parametrize("size", [SEARCHED, Size(cells=3, channels=2, stem="cifar")])
@@ -112,7 +117,7 @@ def test_multiply_adds_of_a_path_are_those_that_run(size, form):
 
 @pytest.mark.parametrize("reduce", [False, True])
 @given(chosen=any_choices())
-def test_a_found_cell_with_the_weights_of_a_path_computes_what_the_path_does(chosen, reduce):
+def test_a_discrete_cell_with_the_weights_of_a_path_computes_the_same(chosen, reduce):
     torch.manual_seed(0)
     cell = cell_of(chosen["normal"])
     shared, found = SampledCell(6, 2, 2, False, reduce), DiscreteEnasCell(cell, 6, 2, 2, False, reduce)
@@ -135,7 +140,10 @@ def test_what_is_not_sampled_does_not_run_and_both_slots_share_a_module():
     network(torch.randn(2, 1, 8, 8), SPACE.path(choices("dup"))).sum().backward()
     ran = {n.split(".")[3] for n, p in network.named_parameters() if ".ops." in n and p.grad is not None}
     assert ran == {f"{node}-0-sep_conv_3x3" for node in range(2, 7)}
-    swapped = {kind: [0, 1, 3, 4] * 5 for kind in CELL_TYPES}, {kind: [1, 0, 4, 3] * 5 for kind in CELL_TYPES}
+    swapped = (
+        {cell_type: [0, 1, 3, 4] * 5 for cell_type in CELL_TYPES},
+        {cell_type: [1, 0, 4, 3] * 5 for cell_type in CELL_TYPES},
+    )
     images = torch.randn(2, 1, 8, 8)
     first, second = (network(images, SPACE.path(chosen)) for chosen in swapped)
     torch.testing.assert_close(first, second)
@@ -153,7 +161,7 @@ def test_pools_count_the_padding_and_an_identity_of_stride_two_has_weights():
 
 
 @given(st.integers(0, 2**62))
-def test_a_random_architecture_is_valid_and_the_generator_alone_decides_it(seed):
+def test_a_random_architecture_is_valid_and_depends_only_on_the_generator(seed):
     first, again = (SPACE.random(torch.Generator().manual_seed(seed)) for _ in range(2))
     assert first == again == SPACE.parse(first.to_dict())
 
@@ -177,7 +185,7 @@ def test_loose_ends_make_the_output_and_the_drawing():
     assert ("c[k-1]", "0", "sep_conv_5x5") in normal.edges
 
 
-def test_drop_path_spares_identities_and_the_head_is_for_training():
+def test_drop_path_does_not_drop_identities_and_the_head_is_for_training():
     torch.manual_seed(0)
     size, form = Size(cells=5, channels=2, stem="cifar"), ImageForm(3, 32, 32, 10)
     images = torch.randn(4, 3, 32, 32)
@@ -210,7 +218,7 @@ def test_a_faulty_record_is_refused_by_name(value, message):
 
 def test_the_stem_of_imagenet_is_refused():
     size = Size(cells=5, channels=4, stem="imagenet")
-    with pytest.raises(ArchitectureError, match="stem is 'imagenet', but enas has that of 'cifar' alone"):
+    with pytest.raises(ArchitectureError, match="stem is 'imagenet', but enas supports only 'cifar'"):
         SPACE.supernet(CIFAR10, size)
     with pytest.raises(ArchitectureError, match="set stem: cifar"):
         SPACE.costs(CIFAR10, size, affine=False)

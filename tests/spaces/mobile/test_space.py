@@ -169,7 +169,7 @@ def copied(shared, expansion, found):
 
 @pytest.mark.parametrize("op", MOBILE_OPS)
 @pytest.mark.parametrize("place", [Position(0, 4, 4, 1), Position(0, 4, 6, 2)], ids=["residual", "stride 2"])
-def test_a_shared_block_is_the_found_one_with_the_first_channels_of_its_weights(op, place):
+def test_a_shared_block_equals_a_plain_one_with_the_first_channels_of_its_weights(op, place):
     torch.manual_seed(0)
     kernel, expansion = MOBILE_OPS[op]
     shared, found = SharedBlock(kernel, place, 32).double(), MobileBlock(op, place, 32).double()
@@ -268,7 +268,7 @@ def test_drop_path_drops_whole_residual_blocks():
 
 @EACH
 @given(seed=st.integers(0, 2**62))
-def test_a_random_architecture_is_valid_and_the_generator_alone_decides_it(space, seed):
+def test_a_random_architecture_is_valid_and_depends_only_on_the_generator(space, seed):
     first, again = (space.random(torch.Generator().manual_seed(seed)) for _ in range(2))
     assert first == again == space.parse(first.to_dict()) == Architecture.from_dict(first.to_dict())
 

@@ -50,7 +50,7 @@ def test_the_cells_survive_their_strings_and_their_record_each_in_its_stage(stag
     assert (layered(*stages[::-1]).id == found.id) == (stages[0] == stages[2])
 
 
-def test_one_string_stands_in_every_stage_and_no_table_knows_the_three():
+def test_one_string_gives_the_cell_of_every_stage():
     found = NasBench201LayeredArchitecture.read([RESNET])
     assert found == NasBench201LayeredArchitecture.read([RESNET] * 3)
     assert found.texts == (RESNET,) * 3
@@ -106,7 +106,7 @@ def test_a_cell_in_every_stage_is_the_network_of_the_space_of_one_cell(operation
 
 
 @pytest.mark.parametrize("stage", range(3))
-def test_every_cell_stands_in_its_stage(stage):
+def test_every_cell_is_in_its_stage(stage):
     nothing = ("none",) * 6
     stages = [nothing] * 3
     stages[stage] = ("nor_conv_1x1", *nothing[1:])
@@ -130,15 +130,15 @@ def supernet(growth, reference=False, seed=0):
 
 
 def outcome(network, mix_of):
-    """Logits and every gradient, those of the tables too; None where nothing flowed."""
+    """Logits and every gradient, those of the tables too; None without a gradient."""
     generator = torch.Generator().manual_seed(2)
     images = torch.randn(3, 1, 8, 8, generator=generator, dtype=torch.float64)
     images = images.contiguous(memory_format=torch.channels_last)
     alphas = {k: torch.randn(6, 5, generator=generator, dtype=torch.float64, requires_grad=True) for k in CELL_TYPES}
-    logits = network(images, mix_of({kind: alpha.softmax(-1) for kind, alpha in alphas.items()}))
+    logits = network(images, mix_of({cell_type: alpha.softmax(-1) for cell_type, alpha in alphas.items()}))
     cross_entropy(logits, torch.tensor([0, 2, 1])).backward()
     gradients = {name: p.grad for name, p in network.named_parameters()}
-    return {"logits": logits.detach(), **gradients, **{kind: alpha.grad for kind, alpha in alphas.items()}}
+    return {"logits": logits.detach(), **gradients, **{cell_type: alpha.grad for cell_type, alpha in alphas.items()}}
 
 
 def alive(tables):
@@ -147,17 +147,17 @@ def alive(tables):
 
 
 def path(tables):
-    return HardMix({kind: [(e + k) % 5 for e in range(6)] for k, kind in enumerate(CELL_TYPES)})
+    return HardMix({cell_type: [(e + k) % 5 for e in range(6)] for k, cell_type in enumerate(CELL_TYPES)})
 
 
 @pytest.mark.parametrize("mix_of", [SoftMix, alive, path], ids=["soft", "alive", "hard"])
 @pytest.mark.parametrize("found", [0, 1, 2])
 def test_the_engine_and_the_reference_agree_on_every_supernet_of_a_search(found, mix_of):
-    growth = Growth(ROW if found else CELL_TYPES, {kind: FOUND[kind] for kind in CELL_TYPES[:found]})
+    growth = Growth(ROW if found else CELL_TYPES, {cell_type: FOUND[cell_type] for cell_type in CELL_TYPES[:found]})
     plain, quick = supernet(growth, reference=True), supernet(growth)
     quick.load_state_dict(plain.state_dict())
     expected, batched = outcome(plain, mix_of), outcome(quick, mix_of)
-    assert [kind for kind in CELL_TYPES if expected[kind] is not None] == (
+    assert [cell_type for cell_type in CELL_TYPES if expected[cell_type] is not None] == (
         [] if mix_of is path else list(CELL_TYPES[found:])
     )
     for name, value in expected.items():
@@ -177,31 +177,31 @@ def test_residual_blocks_stand_between_the_stages_of_any_row():
     assert blocks(supernet(Growth(ROW, FOUND))) == "ccrcrc"
     ended = supernet(Growth(("cell_1", "cell_1", "cell_2"), FOUND))
     assert (blocks(ended), ended.classifier.in_features) == ("ccrc", 2 * SIZE.channels)
-    whole = [kind for kind in CELL_TYPES for _ in range(5)]
+    whole = [cell_type for cell_type in CELL_TYPES for _ in range(5)]
     assert (
         SPACE.supernet(EVEN, SIZE, growth=Growth(tuple(whole))).cell_types == SPACE.supernet(EVEN, OFFICIAL).cell_types
     )
 
 
-def test_a_stem_of_imagenet_is_refused_of_a_growing_supernet_too():
-    with pytest.raises(ArchitectureError, match="has that of 'cifar' alone"):
+def test_a_growing_supernet_refuses_the_stem_of_imagenet_too():
+    with pytest.raises(ArchitectureError, match="supports only 'cifar'"):
         SPACE.supernet(EVEN, SIZE.model_copy(update={"stem": "imagenet"}), growth=Growth(CELL_TYPES))
 
 
-def test_a_found_cell_holds_its_own_operations_and_runs_as_their_path():
+def test_a_discrete_cell_has_only_its_operations_and_computes_their_path():
     young, grown = supernet(Growth(CELL_TYPES)), supernet(Growth(CELL_TYPES, {"cell_1": FOUND["cell_1"]}), seed=1)
     grown.inherit(young)
     first = grown.cells[0]
     assert isinstance(first, MixedCell)
     assert parameters(first) == 2**2 * (9 + 1 + 9)
     chosen = [OPERATIONS.index(op) for op, _ in FOUND["cell_1"]]
-    deeper = {kind: [POOL, ONE, SKIP, THREE, NONE, ONE] for kind in CELL_TYPES[1:]}
+    deeper = {cell_type: [POOL, ONE, SKIP, THREE, NONE, ONE] for cell_type in CELL_TYPES[1:]}
     images = torch.randn(3, 1, 8, 8, dtype=torch.float64)
     expected = young(images, HardMix({"cell_1": chosen, **deeper}))
     torch.testing.assert_close(grown(images, HardMix(deeper)), expected, rtol=0, atol=0)
 
 
-def test_a_deeper_supernet_takes_over_the_weights_of_cells_and_blocks():
+def test_a_deeper_supernet_inherits_the_weights_of_cells_and_blocks():
     young, grown = supernet(Growth(CELL_TYPES)), supernet(Growth(ROW, {"cell_1": FOUND["cell_1"]}), seed=1)
     grown.inherit(young)
     before, after = young.state_dict(), grown.state_dict()
@@ -213,7 +213,7 @@ def test_a_deeper_supernet_takes_over_the_weights_of_cells_and_blocks():
         assert torch.equal(value, before[old]), name
 
 
-def test_a_supernet_that_ended_earlier_leaves_the_new_stage_as_it_is():
+def test_a_stage_that_the_older_supernet_lacks_is_unchanged():
     growth = Growth(("cell_1", "cell_2"), {"cell_1": FOUND["cell_1"]})
     fresh, grown = supernet(growth, seed=1), supernet(growth, seed=1)
     grown.inherit(supernet(Growth(("cell_1",))))

@@ -59,9 +59,9 @@ def test_the_string_is_the_benchmarks():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"'' is no cell of NAS-Bench-201: expected \|op~0\|\+\|op~0\|op~1\|\+\|op~0\|op~1\|op~2\|"),
-        (RESNET + "+", "is no cell of NAS-Bench-201"),
-        (RESNET.replace("~2", "~1"), "is no cell of NAS-Bench-201"),
+        ("", r"'' is not a cell of NAS-Bench-201: expected \|op~0\|\+\|op~0\|op~1\|\+\|op~0\|op~1\|op~2\|"),
+        (RESNET + "+", "is not a cell of NAS-Bench-201"),
+        (RESNET.replace("~2", "~1"), "is not a cell of NAS-Bench-201"),
         (RESNET.replace("none~1", "max_pool_3x3~1"), "edge 1 -> 3: operation 'max_pool_3x3' is not one of none, skip"),
     ],
 )
@@ -81,7 +81,7 @@ def test_the_cells_fall_into_as_many_topologies_as_the_benchmark_says():
     assert len({found.topology for found in every}) == 6_466
 
 
-def test_a_skip_passes_on_what_it_gets_and_a_sum_knows_no_order():
+def test_a_skip_is_the_identity_and_the_order_of_a_sum_does_not_matter():
     one, three, skip, none = "nor_conv_1x1", "nor_conv_3x3", "skip_connect", "none"
     assert cell(skip, three, none, none, none, one).topology == cell(skip, none, three, none, none, one).topology
     assert cell(skip, none, none, one, three, none).topology == cell(skip, none, none, three, one, none).topology
@@ -90,7 +90,7 @@ def test_a_skip_passes_on_what_it_gets_and_a_sum_knows_no_order():
     assert cell(three, none, none, skip, skip, none).topology != through_two.topology
 
 
-def test_the_drawing_shows_connections_alone():
+def test_the_drawing_omits_edges_without_operation():
     (graph,) = NasBench201Architecture.read(RESNET).graphs()
     assert (graph.inputs, graph.nodes, graph.output) == (("in",), ("1", "2"), "out")
     three, skip = "nor_conv_3x3", "skip_connect"
@@ -164,11 +164,11 @@ def test_a_depth_that_has_no_three_equal_stages_is_refused(cells):
 
 
 def test_a_stem_of_imagenet_is_refused():
-    with pytest.raises(ArchitectureError, match=r"stem is 'imagenet', but .* skeleton has that of 'cifar' alone"):
+    with pytest.raises(ArchitectureError, match=r"stem is 'imagenet', but .* skeleton supports only 'cifar'"):
         SPACE.network(cell(*["none"] * 6), EVEN, Size(cells=5, channels=2, stem="imagenet"), False)
 
 
-def test_a_supernet_that_grows_is_none_of_this_space():
+def test_a_growing_supernet_is_refused():
     with pytest.raises(AssertionError, match="the same in every stage"):
         SPACE.supernet(EVEN, SIZE, growth=Growth(("normal",)))
 
@@ -204,7 +204,7 @@ def test_a_residual_block_halves_the_map_and_doubles_the_width():
     assert Residual(4, searching=True)(torch.randn(2, 4, 9, 11)).shape == (2, 8, 5, 6)
 
 
-def test_drop_path_spares_identities_and_the_auxiliary_head_is_that_of_the_recipe():
+def test_drop_path_does_not_drop_identities_and_the_auxiliary_head_is_that_of_the_recipe():
     network = SPACE.network(cell(*["skip_connect"] * 6), EVEN, SIZE, auxiliary=True).train()
     images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     network.drop_path = 0.9
@@ -232,7 +232,7 @@ def built(form, size):
 
 
 def outcome(network, form, mix_of, training):
-    """Logits, loss and every gradient, by name; None where nothing flowed."""
+    """Logits, loss and every gradient, by name; None without a gradient."""
     network.train(training).zero_grad(set_to_none=True)
     generator = torch.Generator().manual_seed(2)
     images = torch.randn(3, form.channels, form.height, form.width, generator=generator, dtype=torch.float64)
@@ -291,7 +291,7 @@ def test_the_batched_supernet_is_the_plain_one_with_dropped_skips():
     draws = []
 
     def dropout(x, probability):
-        """The same masks in both engines, whatever the order of the edges: the mask follows the shape."""
+        """The same masks in both forms, whatever the order of the edges: the mask depends on the shape."""
         draws.append(probability)
         keep = torch.rand(x.shape, generator=torch.Generator().manual_seed(x.shape[-1]), dtype=x.dtype) > probability
         return x * keep / (1 - probability)
@@ -316,7 +316,7 @@ def test_the_batched_supernet_is_the_plain_one_along_a_path_and_runs_nothing_els
     assert ran(found) == {(e, op) for e, ops in enumerate(on_the_way) for op in ops if op in (ONE, THREE)}
 
 
-def test_a_node_that_nobody_reads_is_not_computed():
+def test_a_node_that_no_node_reads_is_not_computed():
     paths = {
         (THREE, NONE, NONE, SKIP, NONE, NONE): {(3, SKIP)},
         (THREE, NONE, ONE, SKIP, NONE, NONE): {(3, SKIP)},
@@ -329,7 +329,7 @@ def test_a_node_that_nobody_reads_is_not_computed():
 
 
 def test_a_hard_path_is_the_network_of_its_cell():
-    """But for the scales of batch norms, which are 1 at the start, and for the running statistics."""
+    """Except for the scales of batch norms, which are 1 at the start, and the running statistics."""
     choices = [THREE, ONE, SKIP, POOL, NONE, THREE]
     supernet, network = SPACE.supernet(EVEN, SIZE), SPACE.network(SPACE.choose({"cell": choices}), EVEN, SIZE, False)
     taken = dict(supernet.named_parameters())
@@ -343,7 +343,7 @@ def test_a_hard_path_is_the_network_of_its_cell():
     torch.testing.assert_close(network.train()(images)[0], supernet.train()(images, SPACE.path({"cell": choices})))
 
 
-def test_a_supernet_keeps_running_statistics_in_its_stem_alone():
+def test_a_supernet_keeps_running_statistics_only_in_its_stem():
     supernet = SPACE.supernet(EVEN, SIZE)
     assert {name.partition(".")[0] for name, _ in supernet.named_buffers()} == {"stem"}
     assert sum(isinstance(block, MixedCell) for block in supernet.cells) == 3
@@ -352,7 +352,7 @@ def test_a_supernet_keeps_running_statistics_in_its_stem_alone():
 # --- As a space of edges and of categories
 
 
-def test_every_edge_stays_and_none_may_be_found():
+def test_every_edge_stays_and_none_may_be_chosen():
     edges = [(op, 0.0) for op in (THREE, NONE, ONE, POOL, SKIP, NONE)]
     found = SPACE.assemble({"cell": edges})
     assert found.operations == tuple(OPERATIONS[op] for op, _ in edges)
