@@ -24,18 +24,22 @@ class Bookkeeping:
 
     def __init__(self) -> None:
         from dvc.repo import Repo
-        from dvc.repo.reproduce import get_active_graph, plan_repro
-        from networkx import descendants  # type: ignore[import-untyped]
 
         self.repo = Repo(_wait_for_lock=True)
         self._guard = threading.Lock()
         self._held: dict[str, ExitStack] = {}  # stage -> DVC's lock of its files
         with self._alone():
+            self.stages: dict[str, Any] = {stage.addressing: stage for stage in self.repo.index.stages}
+
+    def needs(self) -> dict[str, set[str]]:
+        """All stages in an order in which they can run, each with those that it depends on, directly or not."""
+        from dvc.repo.reproduce import get_active_graph, plan_repro
+        from networkx import descendants  # type: ignore[import-untyped]
+
+        with self._alone():
             graph = get_active_graph(self.repo.index.graph)
-        self.stages: dict[str, Any] = {stage.addressing: stage for stage in plan_repro(graph)}  # in order of execution
-        self.needs = {
-            name: {step.addressing for step in descendants(graph, stage)} for name, stage in self.stages.items()
-        }
+            steps = plan_repro(graph)
+            return {step.addressing: {other.addressing for other in descendants(graph, step)} for step in steps}
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -97,6 +97,7 @@ class ForkServer:
 
     def close(self) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
+        self._process.kill()  # it may still be importing; no stage is running
         self._process.wait()
         os.close(self._lifeline)
 

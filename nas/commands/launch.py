@@ -186,8 +186,9 @@ def run_pipeline(books: Bookkeeping, server: ForkServer, params: dict[str, Any],
 def run_stages(run: Launch, keys: Sequence[str], jobs: int) -> list[str]:
     """First what trials depend on, then the trials side by side, then the rest; what did not finish."""
     trials = [f"{stage}@{key}" for key in keys for stage in TRIAL_STAGES]
-    others = [name for name in run.books.stages if name not in trials]
-    before = [name for name in others if any(name in run.books.needs[trial] for trial in trials)]
+    needs = run.books.needs()
+    others = [name for name in needs if name not in trials]
+    before = [name for name in others if any(name in needs[trial] for trial in trials)]
     for name in before:
         if not run.stage(name):
             return [name]
