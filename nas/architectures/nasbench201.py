@@ -122,7 +122,7 @@ def graph(name: str, operations: Sequence[str]) -> CellGraph:
 
 
 def topology(operations: Sequence[str]) -> str:
-    """The key of the output node by `to_unique_str`. It keeps zeros in a sum, so a few equal cells have different keys."""
+    """The key of the output node by `to_unique_str`. It keeps zeros in sums, so a few equal cells differ."""
     keys = ["0"]
     for node in range(1, 4):
         inputs = [(op, keys[pred]) for (n, pred), op in zip(NASBENCH201_EDGES, operations, strict=True) if n == node]
