@@ -269,7 +269,7 @@ def lowest(counts: Sequence[int]) -> Tensor:
     bounds = [1 / (valid * (count - 1)) if count > 1 and valid * (count - 1) > count else 0.0 for count in counts]
     tight = [d for d, count in enumerate(counts) if count > 1 and not bounds[d]]
     if tight:
-        print(f"warning: too few variables for a margin: those of variables {tight} may reach probability 0 for good")
+        print(f"warning: too few variables for a margin: variables {tight} have none and may reach 0 for good")
     return torch.tensor(bounds, dtype=torch.float64)
 
 
