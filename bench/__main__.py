@@ -200,7 +200,7 @@ def figures(results: dict[str, Any]) -> dict[str, str]:
         "retrain step (DARTS_V2, C=36, 20 cells), float32": times(
             results["retrain"]["ratio"]["float32 against reference"]
         ),
-        "peak memory of a search step": f"{results['memory']['ratio']['float32']:.2f} of the plain code's",
+        "peak memory of a search step": f"{results['memory']['ratio']['float32']:.2f} of the plain code",
         "a step with one operation per edge": f"{results['hard']['share']['median']:.2f} of a step with all eight",
         "from two operations per edge to eight": f"{growth:.1f} × the time",
         "batches with pad, crop, flip and cutout, 32×32": f"{images:,.0f} images/s",

@@ -83,7 +83,7 @@ def test_an_ablation_runs_what_is_missing_and_ends_in_a_table_of_the_recorded_me
     lines = project.path(".nas/table.md").read_text().splitlines()
     rows = {line.split(" | ")[0]: line.split(" | ") for line in lines if line.startswith("|")}
     for label, name in (("| slow", slow), ("| fast", fast)):
-        assert rows[label][1:6] == ["darts", "1", f"{error_in(project, name):.2f} ± –", "0.500", "25.00"]
+        assert rows[label][1:6] == ["DARTS", "1", f"{error_in(project, name):.2f} ± –", "0.500", "25.00"]
     assert rows["| slow"][3] != rows["| fast"][3]
     assert not started(project.run(*RUN))
     assert project.run("git", "status", "--porcelain") == "", "the working tree is no experiment's"

@@ -130,10 +130,18 @@ def blocks(edges: int, channels: int, device: torch.device) -> Tensor:
 
 class GatedCell(nn.Module):
     def __init__(
-        self, operation: Operation, c_before: int, c_last: int, channels: int, halve: bool, reduce: bool, affine: bool
+        self,
+        operation: Operation,
+        c_before: int,
+        c_last: int,
+        channels: int,
+        halve: bool,
+        reduce: bool,
+        affine: bool,
+        reference: bool = False,
     ) -> None:
         super().__init__()
-        self.reduce, self.affine = reduce, affine
+        self.reduce, self.affine, self.reference = reduce, affine, reference
         self.input_0 = preprocess(c_before, channels, halve, affine)
         self.input_1 = preprocess(c_last, channels, False, affine)
         strides = [2 if reduce and pred < 2 else 1 for _, pred in DARTS_EDGES]
@@ -149,10 +157,9 @@ class GatedCell(nn.Module):
     ) -> Tensor:
         """`gates`: [E, 3, C], or [B, E, 3, C] for a gate per image. `running`: see GateMix.
 
-        On small maps a search computes edges in groups, otherwise one by one; both are equal up to rounding. Counting
-        on the meta device hooks modules, so it needs their own calls.
+        On small maps a search computes edges in groups, otherwise one by one; the two are equal up to rounding.
         """
-        small = grouped.is_small(last, gates.shape[-1]) and last.device.type != "meta"
+        small = grouped.is_small(last, gates.shape[-1]) and not self.reference
         if small and not self.affine and gates.dim() == 3 and not (self.training and drop_probability > 0):
             return self.in_groups(before, last, gates, running)
         return self.one_by_one(before, last, gates, running, drop_probability)
@@ -237,12 +244,13 @@ class GatedCell(nn.Module):
 class GatedNetwork(GatedSupernet):
     """Every channel of every edge at once: forward(images, mix) -> logits [B, classes]."""
 
-    def __init__(self, form: ImageForm, size: Size, op: str, affine: bool) -> None:
+    def __init__(self, form: ImageForm, size: Size, op: str, affine: bool, reference: bool = False) -> None:
         super().__init__()
         self.stem = input_stem(form, size)
         width = CellWidths(size)
         self.cells = nn.ModuleList(
-            GatedCell(OPERATIONS[op], *width.next(reduce), reduce, affine) for reduce in reduction_flags(size.cells)
+            GatedCell(OPERATIONS[op], *width.next(reduce), reduce, affine, reference)
+            for reduce in reduction_flags(size.cells)
         )
         self.classifier = nn.Linear(width.last, form.classes)
 

@@ -45,8 +45,8 @@ class ChannelSpace(GateSpace):
         return ChannelSpace(op)
 
     def supernet(self, form: ImageForm, size: Size, reference: bool = False, affine: bool = False) -> GatedNetwork:
-        """`reference` changes nothing: there is only one form."""
-        return GatedNetwork(form, size, self.op, affine)
+        """`reference` computes the edges of a cell one by one."""
+        return GatedNetwork(form, size, self.op, affine, reference)
 
     def supernet_macs(self, form: ImageForm, size: Size) -> int:
         return effective(uniform(self.op, size.cells, size.channels), form, size.stem).macs
