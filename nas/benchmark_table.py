@@ -40,7 +40,7 @@ class Table:
         cell has 50. Regret: the accuracy of the best cell minus that of this cell.
         """
         if cell not in self.rows:
-            raise TableError(f"the table has no cell {cell!r}: cells of other spaces are not in it")
+            raise TableError(f"the table has no cell {cell!r}; it has only the cells of space nasbench201")
         figures = {}
         for name, ranked, value in zip(ACCURACIES, self.ranked, self.rows[cell], strict=True):
             below, up_to = bisect_left(ranked, value), bisect_right(ranked, value)
@@ -85,6 +85,7 @@ def parse_table(text: str, source: str) -> Table:
 
 
 def percent(text: str | None, where: str) -> float:
+    """Parse an accuracy in percent. Raises TableError, which begins with `where`."""
     try:
         value = float(text or "")
     except ValueError:
@@ -95,7 +96,7 @@ def percent(text: str | None, where: str) -> float:
 
 
 def regret_curves(history: Sequence[Mapping[str, Any]], table: Table) -> dict[str, list[dict[str, float]]]:
-    """The incumbent of each epoch of a search in the table: name (`main` if there is only one) -> rows.
+    """The table's figures for the incumbent of each epoch of a search: name (`main` if there is only one) -> rows.
 
     `history`: rows with `epoch` and, per derived cell, `incumbent` or `incumbent.<name>`; null before the first one.
     """

@@ -44,7 +44,7 @@ def count(build: Callable[[], nn.Module], shape: tuple[int, int, int], *inputs: 
 def macs_by_module(
     build: Callable[[], nn.Module], shape: tuple[int, int, int], *inputs: object
 ) -> tuple[nn.Module, dict[str, int]]:
-    """The network, without usable weights, and what `count` adds up, by the name of the convolution or linear layer."""
+    """The network, whose weights are unusable, and the multiply-adds of each convolution and linear layer by name."""
     macs: dict[str, int] = {}
 
     def add(name: str, module: nn.Module, _: object, output: Tensor) -> None:
@@ -106,6 +106,7 @@ def _unchanged(x: Tensor, *_: object, **__: object) -> Tensor:
 
 
 def _uninitialised(tensor: Tensor, *_: object, **__: object) -> Tensor:
+    """Unlike `_unchanged`, called with the keyword `tensor` (torch.nn.init)."""
     return tensor
 
 

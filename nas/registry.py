@@ -16,7 +16,7 @@ METHODS = {  # name -> title, as its paper writes it; in the order of tables
 
 
 class SpaceModules(NamedTuple):
-    """Where a space is registered: the class that builds networks, and the record of its architectures (no torch)."""
+    """The modules that define a space: its Space class, and the record of its architectures, which imports no torch."""
 
     space: str
     record: str
@@ -35,5 +35,5 @@ SPACES = {
 
 
 def seed_name(method: str) -> str:
-    """The word for a method that its seeds derive from: with hyphens, so that seeds are those of the first records."""
+    """The name from which a method's seeds are derived. Hyphens keep the seeds equal to those of the first records."""
     return method.replace("_", "-")

@@ -1,7 +1,7 @@
 """The shape of a cell and of a network of cells (DARTS, section 2.1). Imports nothing."""
 
 NODES = 4  # intermediate nodes of a cell, numbered 2..5 after the two inputs
-# (node, predecessor) of each edge, in the order of the rows of an alpha table: edge e = offset(node) + pred
+# (node, predecessor) of each edge, by node, then by predecessor: the order of the rows of an alpha table
 DARTS_EDGES = tuple((node, pred) for node in range(2, 2 + NODES) for pred in range(node))
 
 

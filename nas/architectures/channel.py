@@ -7,12 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from nas.architectures.base import (
-    Architecture,
-    CellGraph,
-    as_tuples,
-    register_architecture,
-)
+from nas.architectures.base import Architecture, CellGraph, as_tuples, register_architecture
 from nas.architectures.cell_shape import DARTS_EDGES, NODES, reductions
 from nas.architectures.channel_masks import Gates, Masks, closed, dead_node, every, to_hex
 from nas.architectures.channel_sizes import OPERATIONS
@@ -37,7 +32,7 @@ class CellGates(BaseModel):
         return CellGates(op=op, mid=mid, skip=skip)
 
     def read(self, name: str, width: int) -> tuple[Gates, ...]:
-        """The sets as ints. Raises ValueError with the name of a set that is invalid."""
+        """The sets as ints. Raises ValueError, which names the first invalid set."""
         for gate in ("op", "mid", "skip"):
             texts = getattr(self, gate)
             if len(texts) != len(DARTS_EDGES):
@@ -52,7 +47,9 @@ class CellGates(BaseModel):
 
 @register_architecture("channel")
 class ChannelArchitecture(Architecture):
-    """The kept channels of every edge of every cell (nas/spaces/channel/). Closed; every node has a channel.
+    """The kept channels of every edge of every cell (nas/spaces/channel/).
+
+    The masks are complete (see `channel_masks.closed`), and every node has at least one channel.
 
     `resize`: how the masks are adapted to another depth or width. `scores` [cells][edges][op, mid, skip][channels]: the
     scores of the last pruning, which `topk` needs. `form`: whether retraining uses slim kernels or masked whole ones.
@@ -88,7 +85,10 @@ class ChannelArchitecture(Architecture):
         if self.op not in OPERATIONS:
             raise ValueError(f"operation {self.op!r} is not one of {', '.join(OPERATIONS)}")
         if closed(self.masks) != self.masks:
-            raise ValueError("an edge has an op without a mid channel, or a skip takes a dead channel: close the masks")
+            raise ValueError(
+                "an edge has only one of 'op' and 'mid' channels, or a 'skip' channel whose input is dead: expected "
+                "masks as nas.architectures.channel_masks.closed returns them"
+            )
         if (dead := dead_node(self.masks)) is not None:
             raise ValueError(f"cell {dead[0]}: no channel reaches node {dead[1]}")
         for k, (cell, width) in enumerate(self.masks.each()):
@@ -104,7 +104,7 @@ class ChannelArchitecture(Architecture):
 
     def _check(self, name: str, gates: Gates, whole: int) -> None:
         if not OPERATIONS[self.op].double and gates.mid != whole * (gates.op > 0):
-            raise ValueError(f"{name}: {self.op} has no middle: expected 'mid' of all channels, or none without 'op'")
+            raise ValueError(f"{name}: {self.op} has no middle: expected all channels in 'mid', or none without 'op'")
         expected = {"none": 0, "fallback": whole & ~gates.op}.get(self.skip_mode, gates.skip)
         if gates.skip != expected:
             raise ValueError(f"{name}: the skip channels do not match skip_mode: {self.skip_mode}")
@@ -123,7 +123,7 @@ class ChannelArchitecture(Architecture):
         return resized(self.masks, cells, channels, stretch, self.scores, self.skip_mode == "fallback")
 
     def graphs(self) -> list[CellGraph]:
-        """One per cell. The label of an edge gives the numbers of channels that its operation and its skip keep."""
+        """One per cell. An edge's label shows how many channels its operation and its skip keep."""
         halved = reductions(len(self.cells))
         return [
             gates_graph(f"{'reduce' if k in halved else 'normal'}-{k}", self.op, cell)

@@ -1,4 +1,4 @@
-"""The open channels of a network and the channels that they leave alive. Only sets: no torch, no network.
+"""The open channels of a network and the channels that they leave alive, as sets. Imports no torch.
 
 The network is DARTS' skeleton with one fixed operation on each of the 14 edges of every cell; cells share nothing.
 A set of channels is an int whose bit c is channel c: S is the output of the operation, M the middle of a double
@@ -80,9 +80,10 @@ def uniform(op: str, cells: int, channels: int, gates: Callable[[int], Gates] = 
 
 
 def closed(masks: Masks) -> Masks:
-    """The masks with everything closed too that leads nowhere, for each cell, nodes in ascending order.
+    """The masks after also closing every gate that leads nowhere; the result is called complete.
 
-    An edge without a channel at its output or in its middle loses both sets; a skip from a dead channel is closed.
+    An edge without a channel at its output or in its middle loses both sets; skips from dead channels are closed. In
+    each cell one pass over the nodes in ascending order suffices.
     """
     return Masks(masks.op, masks.channels, tuple(_closed(cell, width) for cell, width in masks.each()))
 
@@ -98,7 +99,7 @@ def _closed(cell: Cell, width: int) -> Cell:
 
 
 def live(cell: Cell, width: int) -> list[int]:
-    """U of the six nodes: the channels that reach nodes 2..5, and the used channels of the two inputs.
+    """U of nodes 0..5: of the two inputs the channels in use, of the others the channels that anything reaches.
 
     An operation uses all channels of an input.
     """
@@ -120,7 +121,7 @@ def dead_node(masks: Masks) -> tuple[int, int] | None:
 
 
 def statistics(masks: Masks) -> dict[str, Any]:
-    """Statistics of closed masks. A list has one value per cell.
+    """Statistics of complete masks. Lists have one value per cell.
 
     `depth`: largest number of operations on a path through the cell. `skip_share`: share of channel-level skips among
     all channels that feed a node. `jaccard`: mean distance |A xor B| / |A or B| of the op masks of any two normal cells

@@ -51,7 +51,7 @@ class Operation:
         return self.convolution(u, m) + self.convolution(m, s), 2 * m + 2 * s
 
 
-OPERATIONS = {  # the one operation that a network may have
+OPERATIONS = {  # a network has one of these on all of its edges
     "sep_conv_3x3": Operation(3, 1, separable=True, double=True),
     "sep_conv_5x5": Operation(5, 1, separable=True, double=True),
     "dil_conv_3x3": Operation(3, 2, separable=True, double=False),
@@ -86,7 +86,7 @@ def _stem(channels: int, form: Form, stem: str) -> list[tuple[int, int, int]]:
 
 
 def _map(form: Form, halved: int) -> tuple[int, int]:
-    """Height and width after so many halvings; an odd side keeps its middle."""
+    """Height and width after this number of halvings, each rounded up."""
     return -(-form.height >> halved), -(-form.width >> halved)
 
 
@@ -122,7 +122,7 @@ def effective(masks: Masks, form: Form, stem: str = "cifar") -> Sizes:
 
 
 def nominal(masks: Masks, form: Form, stem: str = "cifar") -> Sizes:
-    """Sizes of the masked network: edges without operation are removed, every other kernel is whole."""
+    """Sizes of the masked network: operations without open channels are removed, all other kernels are whole."""
 
     def whole(cell: Cell, width: int) -> Cell:
         return tuple(Gates(every(width) * (g.op > 0), every(width) * (g.op > 0), every(width)) for g in cell)
@@ -131,7 +131,7 @@ def nominal(masks: Masks, form: Form, stem: str = "cifar") -> Sizes:
 
 
 def first_halves(masks: Masks, form: Form, stem: str = "cifar") -> int:
-    """Parameters with all skips and edges, where every double operation is reduced to its first half."""
+    """Parameters of a network with all skips in which every double operation consists of its first half only."""
     operation = OPERATIONS[masks.op]
     wires = uniform(masks.op, len(masks.cells), masks.channels, lambda w: Gates(0, 0, every(w)))
     fixed = effective(wires, form, stem)
@@ -146,8 +146,8 @@ Costs = tuple[list[int], list[int], list[int]]  # for the op, mid and skip chann
 def marginal(masks: Masks, form: Form, stem: str = "cifar") -> list[list[Costs]]:
     """The parameters that closing each gate removes, per cell and edge; at least 1, and 1 for a closed gate.
 
-    A gate costs its part of its edge. A gate that is the only one to feed a channel of its node also costs everything
-    that reads this channel. Channels that die as a further consequence are not followed.
+    A gate costs its part of its edge. If it is the only gate that feeds a channel of its node, it also costs everything
+    that reads this channel. Channels that die further downstream are not counted.
     """
     operation, places = OPERATIONS[masks.op], list(_places(masks, form, stem))
     costs = []
@@ -160,7 +160,7 @@ def marginal(masks: Masks, form: Form, stem: str = "cifar") -> list[list[Costs]]
 
 
 def _read(operation: Operation, cell: Cell, node: int) -> Iterator[int]:
-    """For each edge that leaves the node, the parameters that one channel of the node costs."""
+    """For each edge that leaves the node, the parameters that read one channel of the node."""
     for (_, pred), gates in zip(DARTS_EDGES, cell, strict=True):
         if pred == node and gates.op:
             yield operation.convolution(1, (gates.mid if operation.double else gates.op).bit_count())

@@ -16,8 +16,8 @@ class TransferError(ValueError):
 def cell_map(source: int, target: int) -> list[int]:
     """For each of `target` cells the index of the `source` cell whose gates it takes; reductions map to reductions.
 
-    The normal cells of a stage are taken at even distances: starting with the first cell in the first stage, where the
-    first cells read the stem, and from the middle of each stride in the others. From 20 to 14 cells the result is
+    The normal cells of a stage are spaced evenly. The first stage starts with its first cell, as the first cells read
+    the stem; the other stages take the middle of each stride. From 20 to 14 cells the result is
     0 1 3 4 | 6 | 7 9 10 12 | 13 | 14 16 17 19.
 
     Raises:
@@ -43,7 +43,10 @@ def repeat(channels: int, width: int, scores: Sequence[float], target: int) -> i
 
 
 def topk(channels: int, width: int, scores: Sequence[float], target: int) -> int:
-    """The share is kept: round(k target / width) channels, at least one, the best by their repeated bits and scores."""
+    """Keep the share of the k open channels: round(k target / width), at least one if k > 0.
+
+    Repeated open channels come first, then those of larger scores, then lower ones.
+    """
     sources = [c * width // target for c in range(target)]
     kept = (2 * channels.bit_count() * target + width) // (2 * width)
     order = sorted(range(target), key=lambda c: (-(channels >> sources[c] & 1), -scores[sources[c]], c))

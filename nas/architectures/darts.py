@@ -100,7 +100,7 @@ class LayeredArchitecture(Architecture):
 
     @staticmethod
     def lift(pair: DartsArchitecture) -> "LayeredArchitecture":
-        """The same network as an architecture of this space, with its cells in every stage."""
+        """The same network as an architecture of this space: every stage has the cells of `pair`."""
         return LayeredArchitecture(normal=(pair.normal,) * 3, reduce=(pair.reduce,) * 2)
 
     @property

@@ -11,7 +11,7 @@ ENAS_NODES = 5  # of a cell of the space `enas`, numbered 2..6 after the two inp
 
 
 def check_enas_cell(name: str, cell: Cell) -> None:
-    """Raises ValueError unless the cell has ten pairs with predecessors below the node. A node's two may be equal."""
+    """Raises ValueError unless the cell has ten pairs with predecessors below the node. A node's pairs may be equal."""
     if len(cell) != 2 * ENAS_NODES:
         raise ValueError(f"{name} has {len(cell)} pairs, expected {2 * ENAS_NODES}")
     for index, (op, pred) in enumerate(cell):

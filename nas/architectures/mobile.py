@@ -23,7 +23,10 @@ FEATURES = 1280  # channels before the classifier
 
 @dataclass(frozen=True)
 class Position:
-    """A place for one block: channels in and out, stride. `stage`: index of the run of positions of equal width."""
+    """A place for one block.
+
+    `stage`: index of the run of positions of equal width; `before`, `width`: channels in and out, in the full form.
+    """
 
     stage: int
     before: int
@@ -65,7 +68,6 @@ IMAGENET = Chain(
 CIFAR = Chain(
     "mobile_cifar", "cifar", chain(((24, 2, 1), (32, 3, 1), (64, 4, 2), (96, 3, 1), (160, 3, 1), (320, 1, 1)))
 )
-CHAINS = {chain.space: chain for chain in (IMAGENET, CIFAR)}
 
 
 class ChainArchitecture(Architecture):
@@ -78,7 +80,7 @@ class ChainArchitecture(Architecture):
     def blocks_are_valid(self) -> Self:
         places = self.of.positions
         if len(self.blocks) != len(places):
-            raise ValueError(f"blocks are {len(self.blocks)}, expected {len(places)}")
+            raise ValueError(f"there are {len(self.blocks)} blocks, expected {len(places)}")
         for index, (block, place) in enumerate(zip(self.blocks, places, strict=True)):
             if block not in place.categories:
                 raise ValueError(f"blocks.{index}: {block!r} is not one of {', '.join(place.categories)}")

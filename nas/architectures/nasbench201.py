@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
 
-from nas.architectures.base import Architecture, ArchitectureError, CellGraph, register_architecture
+from nas.architectures.base import Architecture, ArchitectureError, CellGraph, as_tuples, register_architecture
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")  # in the benchmark's order
 CELL_TYPES = ("cell_1", "cell_2", "cell_3")  # of `nasbench201_layered`, in order of depth
@@ -23,11 +23,7 @@ ZERO = "#"  # how the benchmark writes a map of zeros
 FORM = "|op~0|+|op~0|op~1|+|op~0|op~1|op~2|"
 
 
-def _tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-Operations = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
+Operations = Annotated[tuple[str, ...], BeforeValidator(as_tuples)]
 
 
 @register_architecture("nasbench201")
@@ -68,7 +64,7 @@ class NasBench201Architecture(Architecture):
 
 @register_architecture("nasbench201_layered")
 class NasBench201LayeredArchitecture(Architecture):
-    """A cell of `nasbench201` for each stage (ours, for LFR-DARTS). Named, as reversed cells would be valid too."""
+    """A cell of `nasbench201` for each stage (ours, for LFR-DARTS), by name: a reversed list would be valid too."""
 
     space: Literal["nasbench201_layered"] = "nasbench201_layered"
     cell_1: Operations  # of the first stage, which has the largest maps
@@ -126,7 +122,7 @@ def graph(name: str, operations: Sequence[str]) -> CellGraph:
 
 
 def topology(operations: Sequence[str]) -> str:
-    """The key of the output node. The rule keeps zeros in a sum, so a few equal networks have different keys."""
+    """The key of the output node by `to_unique_str`. It keeps zeros in sums, so a few equal cells differ."""
     keys = ["0"]
     for node in range(1, 4):
         inputs = [(op, keys[pred]) for (n, pred), op in zip(NASBENCH201_EDGES, operations, strict=True) if n == node]
@@ -135,6 +131,7 @@ def topology(operations: Sequence[str]) -> str:
 
 
 def passed_on(op: str, key: str) -> str:
+    """The key of an operation's output, from the key of its input."""
     if op == "none" or key == ZERO:
         return ZERO
     return key if op == "skip_connect" else f"({key})@{op}"

@@ -52,7 +52,7 @@ class HardMix:
     choices: Mapping[str, Sequence[int]]
 
 
-Mix = SoftMix | HardMix  # of edges
+Mix = SoftMix | HardMix  # how a supernet combines the operations of its edges
 
 
 Pairs = Sequence[tuple[str, int]]  # a discrete cell: (operation, predecessor), two per node
@@ -80,7 +80,7 @@ class ArchitectureLike(Protocol):
 
 
 class Space(ABC):
-    """A set of architectures: builds, draws, reads and counts them. Subclasses define the decisions of a search."""
+    """A set of architectures: builds, samples, parses and counts them. Subclasses define the decisions of a search."""
 
     name: ClassVar[str]
     has_table: ClassVar[bool] = False
@@ -99,7 +99,7 @@ class Space(ABC):
 
     @abstractmethod
     def supernet_macs(self, form: ImageForm, size: Size) -> int:
-        """Multiply-adds of one image when everything that a search may run does run, by the reference supernet."""
+        """Multiply-adds of one image in the reference supernet with every operation running."""
 
     def count(self, architecture: Any, form: ImageForm, size: Size) -> Count:
         """Parameters and multiply-adds of the network of an architecture, by the convention of nas.complexity."""
@@ -170,18 +170,18 @@ class EdgeSpace(Space):
         """The cell made of the strongest edges of each node, from (operation, strength) per edge."""
 
     def nodes_of(self, cell: Pairs) -> list[int]:
-        """The node that each pair of a cell leads to; the inputs have the numbers below. Two pairs per node, as in
-        DARTS; a space may override this."""
+        """The target node of each pair of a cell, numbered after the inputs. By default there are two pairs per node,
+        as in DARTS; a space may override this."""
         return [2 + at // 2 for at in range(len(cell))]
 
     def edges_of(self, cell: Pairs) -> list[int]:
-        """The index of the edge that each pair of a cell lies on. Every node has an edge from each earlier state."""
+        """The edge index of each pair of a cell. Every node has an edge from each input and each earlier node."""
         nodes = self.nodes_of(cell)
         return [sum(range(nodes[0], node)) + pred for node, (_, pred) in zip(nodes, cell, strict=True)]
 
     @abstractmethod
     def compose(self, cells: Mapping[str, Pairs]) -> ArchitectureLike:
-        """The architecture made of these cells, one per cell type."""
+        """The architecture with these cells, one per cell type."""
 
     def assemble(self, edges: Mapping[str, Sequence[tuple[int, float]]]) -> ArchitectureLike:
         """The architecture of a scored supernet. `edges`: cell type -> (operation, strength) per edge."""
@@ -196,14 +196,14 @@ class CategoricalSpace(Space):
 
     @abstractmethod
     def categories(self) -> dict[str, tuple[tuple[str, ...], ...]]:
-        """Cell type -> the names of the categories of each variable. The name of an input begins with its number."""
+        """Cell type -> the names of the categories of each variable. Names of inputs start with a digit."""
 
     @abstractmethod
     def choose(self, choices: Choices) -> ArchitectureLike:
-        """The architecture of a choice. Choices that build the same network may give the same architecture."""
+        """The architecture of these choices. Choices that build the same network may give the same one."""
 
     def path(self, choices: Choices) -> HardMix:
-        """What the supernet runs for a choice."""
+        """The mix with which the supernet runs these choices."""
         return HardMix(choices)
 
     @abstractmethod
@@ -215,5 +215,5 @@ class CategoricalSpace(Space):
         """
 
     def path_macs(self, form: ImageForm, size: Size, choices: Choices) -> int:
-        """Multiply-adds of one image along the path of a choice through the supernet."""
+        """Multiply-adds of one image when the supernet runs only these choices."""
         return count(lambda: self.supernet(form, size, reference=True), form.shape, self.path(choices)).macs

@@ -34,8 +34,10 @@ class GatedSupernet(nn.Module, ABC):
 
     @abstractmethod
     def parts(self, gates: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every weight that feeds only gated channels, with a bool mask (broadcasts) of its part that feeds an open
-        one."""
+        """Every weight that feeds only gated channels, with a mask of its entries that feed an open one.
+
+        The masks are bool and can be broadcast to the shape of the weight.
+        """
 
     @abstractmethod
     def scales(self) -> list[Tensor]:
@@ -49,7 +51,7 @@ class GateSpace(Space):
     """
 
     feeding: ClassVar[tuple[tuple[int, ...], ...]]
-    """For each node the edges that leave an input, whose channels are always alive."""
+    """For each node, its edges that come from an input of the cell. All channels of the inputs are alive."""
 
     @property
     @abstractmethod
@@ -70,7 +72,7 @@ class GateSpace(Space):
 
     @abstractmethod
     def closed(self, gates: Sequence[Tensor]) -> list[Tensor]:
-        """The gates, with those closed too that lead nowhere."""
+        """The gates after also closing every gate that leads nowhere; below, such gates are called complete."""
 
     @abstractmethod
     def cells_of_stages(self, size: Size) -> Sequence[Sequence[int]]:
@@ -78,11 +80,11 @@ class GateSpace(Space):
 
     @abstractmethod
     def sizes(self, gates: Sequence[Tensor], form: ImageForm, size: Size) -> tuple[Count, Count]:
-        """For closed gates: the size of the compact network, and of the network with masked kernels."""
+        """Sizes of the compact network and of the network with masked kernels. `gates` must be complete."""
 
     @abstractmethod
     def smallest(self, form: ImageForm, size: Size, skip_mode: str, mid_gates: bool) -> Count:
-        """A lower bound on the size of any gates. With `fallback` it is reached."""
+        """A lower bound on the compact size that pruning can reach. With skip_mode `fallback` it can be reached."""
 
     @abstractmethod
     def costs(self, gates: Sequence[Tensor], form: ImageForm, size: Size) -> list[Tensor]:
@@ -90,7 +92,7 @@ class GateSpace(Space):
 
     @abstractmethod
     def architecture(self, gates: Sequence[Tensor], skip_mode: str) -> ArchitectureLike:
-        """The record of closed gates."""
+        """The architecture with these gates, which must be complete."""
 
     @abstractmethod
     def statistics(self, architecture: Any) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """ASNG-NAS: one categorical distribution over all architectures follows the natural gradient of its samples' ranks;
-steps are the longer the more the directions agree. Meanwhile the weights learn along sampled paths.
+steps grow while their directions agree. Meanwhile the weights learn along sampled paths.
 
 Source: Akimoto, Shirakawa, Yoshinari, Uchida, Saito, Nishida, "Adaptive Stochastic Natural Gradient Method for One-Shot
 Neural Architecture Search", ICML 2019, arXiv 1905.08537; shirakawas/ASNG-NAS. An `eps` above 0 penalises complexity
@@ -8,24 +8,22 @@ searches that IS-NAS replaces by one.
 The mathematics is in nas/methods/shared/distributions.py, the search around it in nas/methods/shared/sampled.py.
 """
 
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from torch import Tensor
 
-from nas.config.sections import as_tuple
 from nas.contracts import Space
 from nas.methods.shared import sampled_derive
 from nas.methods.shared.base import Derived, SearchMethod, Setting
 from nas.methods.shared.repeated import InTurn
-from nas.methods.shared.sampled import Pool, SampledParams, SampledSearch, growing
+from nas.methods.shared.sampled import Coefficients, Pool, SampledParams, SampledSearch
 from nas.methods.shared.sampled_derive import SampledDeriveParams
 
 
 class Params(SampledParams):
-    # 0: ASNG-NAS
-    eps: Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(as_tuple), growing] = Field(min_length=1)
+    eps: Coefficients  # 0 is ASNG-NAS as published
     lam: int = Field(ge=2, alias="lambda")  # one sample alone has no rank
 
 

@@ -35,7 +35,7 @@ class Params(RelaxedParams):
     def no_dropout_in_second_order(self) -> Self:
         if self.skip_dropout > 0 and self.order == "second":
             raise ValueError(
-                "'order: second' needs 'skip_dropout: 0': its difference of two passes would be one of dropout masks"
+                "'order: second' needs 'skip_dropout: 0': its finite difference would compare dropout masks"
             )
         return self
 

@@ -28,7 +28,7 @@ from nas.methods.shared.short_trainings import best
 
 NONE = 0  # its column in the tables of every space
 RELEASE_EPOCHS, RELEASE_WARMUP = 160, 20
-RELEASE_LAMBDA, RELEASE_DRAWS = 0.5, 20 * 391  # draws per edge and stage, against which lambda weighs accuracies
+RELEASE_LAMBDA, RELEASE_DRAWS = 0.5, 20 * 391  # its lambda, which is tuned to this many draws per edge and stage
 TEMPERATURE, TEMPERATURE_DECAY = 5.0, 0.965  # per epoch after the warm-up, over 139 epochs
 SKIP_DROPOUT, SKIP_DROPOUT_RATE = 0.1, 0.2
 EMA = 0.9  # ours
@@ -297,7 +297,7 @@ class Method(RelaxedSearch[Params]):
         return sum(dropped != by_alpha for dropped, by_alpha in pairs)
 
     def examined(self, cell_type: str) -> dict[str, Any]:
-        """Everything the choice rests on: p, A, F and I of every operation, and what I and alpha alone would remove."""
+        """The values behind the choice: p, A, F and I of every operation, and what I and alpha alone would remove."""
         alpha, alive = self.alphas[cell_type].detach().cpu(), self.alive[cell_type]
         accuracy, drawn = self.accuracy[cell_type].cpu(), self.drawn[cell_type].cpu()
         indicator = importance(alpha, accuracy, drawn, alive, self.lam, self.params.drop_unsampled)

@@ -1,6 +1,6 @@
 """GDAS: every pass runs one operation per edge, a Gumbel sample of softmax(alpha) with a straight-through gradient.
 
-Source: Dong, Yang, CVPR 2019, arXiv 1910.04465, section 3; the order of the two steps and the course of the temperature
+Source: Dong, Yang, CVPR 2019, arXiv 1910.04465, section 3; the order of the two steps and the temperature schedule
 are those of the code (D-X-Y/AutoDL-Projects, GDAS.py). As there, only the sampled operation runs, times 1 + p - stop(p)
 with p its share in the sample, so the gradient reaches all alphas of the edge. Ours: the zeros that the code adds for
 the other operations (they have a gradient) are left out; epochs are judged by the operation of largest alpha.

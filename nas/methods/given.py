@@ -85,7 +85,7 @@ def recorded(record: CheckedFile, space: Space) -> dict[str, ArchitectureLike]:
     body = read_record(path, "architectures")
     if (sha256 := file_sha256(path)) != record.sha256:
         raise ParamsError(
-            f"{path}: its sha256 is {sha256}, but '{key}.sha256' is {record.sha256}: is it another run's?"
+            f"{path}: its sha256 is {sha256}, but '{key}.sha256' is {record.sha256}: is it the record of another run?"
         )
     try:
         named = {entry["name"]: entry["architecture"] for entry in body["architectures"]}

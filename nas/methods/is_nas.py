@@ -10,23 +10,22 @@ Distribution m minimises E[L] + eps_m E[R] / r_ref over its own table. A step dr
 N = M lambda on one batch, and gives sample i the weight omega_i = p_m(a_i) / q(a_i) for m, q the mixture of all.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
-from nas.config.sections import as_tuple
 from nas.contracts import Space
 from nas.methods.shared import distributions as ds
 from nas.methods.shared import sampled_derive
 from nas.methods.shared.base import Derived
-from nas.methods.shared.sampled import Pool, SampledParams, SampledSearch, growing
+from nas.methods.shared.sampled import Coefficients, Pool, SampledParams, SampledSearch
 from nas.methods.shared.sampled_derive import SampledDeriveParams
 
 
 class Params(SampledParams):
-    eps: Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(as_tuple), growing] = Field(min_length=1)
+    eps: Coefficients
     share: Literal["is", "none"]
     weight_sampling: Literal["stratified", "iid"]
     ablation: bool  # allows lambda = 1

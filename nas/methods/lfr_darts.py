@@ -6,8 +6,8 @@ gradient descent, its weak connections are pruned, the supernet is deepened by m
 (relaxation, bi-level steps, rule of the cell), P-DARTS' (a supernet of 5 cells that grows, 25 epochs of which 10 warm
 up, their optimisers), or ours: stages as layers, `groups`, `future`, the growth, weights after it, every option, the
 search in NAS-Bench-201's skeleton.
-Shapes: alphas [14 edges, 8 operations], there [6, 5], one table per cell type. A cell type is discrete, current
-(searched in this iteration) or future (searched in a later one).
+Shapes: alphas [14 edges, 8 operations] (in that skeleton [6, 5]), one table per cell type. A cell type is discrete,
+current (searched in this iteration) or future (searched in a later one).
 """
 
 import math
@@ -51,7 +51,7 @@ class Params(RelaxedParams):
     warmup: int = Field(ge=0)  # of these, the epochs before its first architecture step
     alpha_clip: float = Field(gt=0)
     joint_reduction: bool  # a stage's normal and reduction cell in one iteration, or in two; where `groups` is null
-    groups: Annotated[Stages | None, BeforeValidator(as_groups)]  # any other order
+    groups: Annotated[Stages | None, BeforeValidator(as_groups)]  # null, or the cell types of each iteration
     n_grow: int = Field(ge=1)  # copies of a normal cell once it is discrete
     future: Literal["uniform", "trainable", "absent"]
     inherit: bool
@@ -87,10 +87,10 @@ class Params(RelaxedParams):
             raise ValueError("'warmup: 0' needs 'inherit: true': every iteration starts with fresh weights")
         if self.order == "unrolled" and self.skip_dropout > 0:
             raise ValueError(
-                "'order: unrolled' needs 'skip_dropout: 0': its difference of two passes would be one of dropout masks"
+                "'order: unrolled' needs 'skip_dropout: 0': its finite difference would compare dropout masks"
             )
         if self.prune == "progressive" and self.epochs_each - self.warmup < 3:
-            raise ValueError("'prune: progressive' needs three epochs after the warm-up, a third for each set")
+            raise ValueError("'prune: progressive' needs at least three epochs after the warm-up, one per third")
         return self
 
     def iterations(self, stages: Stages) -> Stages:
@@ -278,7 +278,7 @@ class Method(RelaxedSearch[Params]):
     # --- The end of an iteration
 
     def thin_out(self) -> None:
-        """`prune: progressive`: keep the best operations of each current edge (ties: lower index), `none` like any."""
+        """`prune: progressive`: keep the best operations of each current edge (ties: lower index); `none` may stay."""
         count = kept(self.own_epoch, self.params)
         if count is None:
             return
@@ -302,7 +302,7 @@ class Method(RelaxedSearch[Params]):
         print("\n".join(explained(record, self.discrete)), flush=True)
 
     def examined(self) -> dict[str, Any]:
-        """What the iteration worked on, and what the pruning rests on."""
+        """The record of an iteration: the supernet that it trained, and the values that pruning uses."""
         states = {cell_type: "current" if cell_type in self.current else "future" for cell_type in self.mixed}
         of_cells, network = {"mixed": 0, "found": 0}, cast(Any, self.supernet)
         for cell_type, cell in zip(network.cell_types, network.cells, strict=True):
@@ -407,5 +407,5 @@ def made_of(cell: Pairs, space: EdgeSpace) -> dict[str, float]:
 
 
 def convolutions(op: str) -> int:
-    """Non-linear layers in sequence: a separable convolution is two."""
+    """Non-linear layers of an operation in sequence: a separable convolution has two."""
     return {"sep": 2, "dil": 1, "nor": 1}.get(op[:3], 0)

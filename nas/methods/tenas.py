@@ -101,7 +101,8 @@ class Method(SupernetSearch[Params]):
         self.ranked = torch.cat([self.rankable(table).flatten() for table in self.open])
         self.leaders = self.leading_cells()
         used = [torch.full_like(table, self.leaders.count(k), dtype=torch.int) for k, table in enumerate(self.open)]
-        self.uses = torch.cat([table.flatten() for table in used])  # cells that share a gate; 0 for all but the leader
+        # number of cells that each gate controls; 0 if another cell's gate controls its cell
+        self.uses = torch.cat([table.flatten() for table in used])
         self.whole, _ = self.sizes(self.open)
         self.check()
         affine = params.score == "bn_gamma"
@@ -212,7 +213,7 @@ class Method(SupernetSearch[Params]):
         return GateMix(self.with_skips(self.tables(gates)), self.running)
 
     def closed(self, gates: Tables) -> Tables:
-        """Closed by the rules of the space. With `fallback` no channel ever dies, so only its edges can."""
+        """The gates after closing by the rules of the space. With `fallback` channels never die, only edges do."""
         if self.params.skip_mode != "fallback":
             return self.space.closed(gates)
         with_all_skips = [
@@ -373,17 +374,19 @@ class Method(SupernetSearch[Params]):
         return without(count_needed), target
 
     def gates_to_remove(self, now: Tensor) -> tuple[int, float]:
-        """P = ceil(all to remove / T_ev) at every event, in total no more than all; gates closed by rules count too."""
+        """Number to remove now, and in total by now: ceil(all to remove / T_ev) per event, at most all that must go.
+
+        Gates that the space's rules close count too.
+        """
         gates = int(self.ranked.sum())
-        whole = math.ceil(
-            round((1 - self.params.budget.value) * gates, 6)
-        )  # 0.3 of 10 is 3, although 1 - 0.7 is more than 0.3
+        # rounded first, since 1 - 0.7 is slightly more than 0.3 in floating point
+        whole = math.ceil(round((1 - self.params.budget.value) * gates, 6))
         each = math.ceil(whole / self.events_planned)
         gone = gates - int((now & self.ranked).sum())
         return max(0, min(each, whole - gone)), float(min(each * (len(self.events) + 1), whole))
 
     def clear_momentum(self) -> None:
-        """Zero the momentum of weights that only feed pruned channels; weight decay continues."""
+        """Zero the momentum of weights used only by pruned channels: only weight decay still moves them."""
         velocity = dict(zip(map(id, self.trainer.parameters), self.trainer.velocity(), strict=True))
         for weight, part in self.supernet.parts(self.open):
             buffer = velocity[id(weight)]
@@ -417,11 +420,11 @@ class Method(SupernetSearch[Params]):
     def search_state(self) -> dict[str, Any]:
         compact, masked = self.sizes(self.open)
         architecture = self.space.architecture(self.with_skips(self.open), self.params.skip_mode)
-        finite = self.scores.where(self.scores.isfinite(), 0.0)
+        scores = self.scores.where(self.scores.isfinite(), 0.0)
         sizes = {"compact": compact, "masked": masked, "supernet": self.whole}
         return {
             "architecture": architecture.to_dict(),
-            "scores": [nested(table.tolist()) for table in self.tables(finite)],
+            "scores": [nested(table.tolist()) for table in self.tables(scores)],
             "sizes": {name: {"params": size.params, "macs": size.macs} for name, size in sizes.items()},
             "events": self.events,
         }

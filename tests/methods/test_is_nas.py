@@ -61,7 +61,7 @@ def test_without_an_answer_of_rank_lambda_is_refused():
 
 def test_eps_that_do_not_grow_are_refused():
     for eps in ([0.3, 0.0], [0.1, 0.1]):
-        with pytest.raises(ValidationError, match="expected growing values, each once"):
+        with pytest.raises(ValidationError, match="expected increasing values, each once"):
             build("is_nas", method={"eps": eps})
 
 

@@ -108,7 +108,7 @@ def test_any_ordered_partition_is_a_plan_in_which_every_type_is_found_once(order
             "'future: absent' needs groups in order of depth",
         ),
         ({"order": "unrolled", "skip_dropout": 0.1}, "'order: unrolled' needs 'skip_dropout: 0'"),
-        ({"prune": "progressive"}, "'prune: progressive' needs three epochs after the warm-up"),
+        ({"prune": "progressive"}, "'prune: progressive' needs at least three epochs after the warm-up"),
     ],
 )
 def test_params_that_contradict_each_other_are_refused(changes, message):

@@ -47,9 +47,9 @@ def test_the_stages_of_a_space_name_its_cell_types_in_order_of_depth(name):
 @pytest.mark.parametrize("joint", [True, False])
 def test_every_iteration_finds_the_cell_of_a_stage_which_is_then_repeated(joint):
     found = params(joint_reduction=joint, n_grow=5)
-    assert found.iterations(SPACE.stages) == tuple((kind,) for kind in CELL_TYPES)
+    assert found.iterations(SPACE.stages) == tuple((cell_type,) for cell_type in CELL_TYPES)
     assert [len(lfr.row(found, SPACE.stages, at)) for at in range(4)] == [3, 7, 11, 15]
-    assert joined([kind] * 5 for kind in dict.fromkeys(lfr.row(found, SPACE.stages, 3))) == layout(OFFICIAL, CELL_TYPES)
+    assert joined([t] * 5 for t in dict.fromkeys(lfr.row(found, SPACE.stages, 3))) == layout(OFFICIAL, CELL_TYPES)
     ended = params(future="absent", n_grow=2)
     assert [lfr.row(ended, SPACE.stages, at)[-1] for at in range(3)] == list(CELL_TYPES)
     assert params(groups=[["cell_3"], ["cell_1", "cell_2"]]).iterations(SPACE.stages) == (

@@ -88,10 +88,10 @@ def test_a_warm_up_of_weights_knows_no_incumbent(name):
 
 def test_the_incumbent_of_best_of_k_is_that_of_the_search_and_then_of_the_contest():
     method = build("eoinas", method={**TABLED, "protocol": "best_of_k", "k": 2, "k_epochs": 1}, epochs=1)
-    advance(method, 0, method.searching * STEPS)
+    advance(method, 0, method.search_epochs * STEPS)
     first = method.inner.incumbent()
     assert method.incumbent() == first
-    advance(method, method.searching * STEPS, method.epochs * STEPS)
+    advance(method, method.search_epochs * STEPS, method.epochs * STEPS)
     derived = eoinas.derive(method.search_state(), eoinas.DeriveParams(rule="indicator"), SPACE)
     assert method.incumbent() == {"main": derived[0].architecture}
 

@@ -48,8 +48,8 @@ class Setting:
 class Derived:
     """An architecture that `derive` made. `name` distinguishes several of one trial.
 
-    Its network has `retrain.channels` channels. With `like`, it has the even width whose number of parameters is
-    closest to that of the architecture of this name.
+    Its network has `retrain.channels` channels. `like`: the name of another architecture; the network then has the even
+    width whose number of parameters is closest to that of the other one.
     """
 
     name: str
@@ -152,7 +152,7 @@ class WeightTrainer:
 
 @contextmanager
 def frozen(weights: Sequence[Tensor]) -> Iterator[None]:
-    """Within it, no gradient of a weight is computed. This saves a third of the work of an architecture step."""
+    """A context in which no gradients of these weights are computed: a third less work in an architecture step."""
     for weight in weights:
         weight.requires_grad_(False)
     try:

@@ -145,7 +145,7 @@ class Estimator:
     def direction(
         self, table: Tensor, samples: Tensor, losses: Tensor, weights: Tensor, costs: Tensor, eps: float
     ) -> "Direction | None":
-        """The direction of one distribution by this pool; None if all losses tie. Compute all before any moves."""
+        """The direction of one distribution; None if all losses tie. Compute those of all before any of them moves."""
         reference = self.reference(costs)
         if self.complexity == "rank":
             losses = losses + eps * complexities(samples, costs) / reference
@@ -261,7 +261,7 @@ def whitened(table: Tensor, direction: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def lowest(counts: Sequence[int]) -> Tensor:
-    """Lowest probability of a category of each variable, 1 / (D_valid (K_d - 1)); 0 where K_d of these exceed 1.
+    """Lowest probability of a category of each variable, 1 / (D_valid (K_d - 1)); 0 where K_d of these reach 1.
 
     D_valid counts the variables that have a choice. Two variables of two categories leave no room, for instance.
     """
@@ -269,7 +269,7 @@ def lowest(counts: Sequence[int]) -> Tensor:
     bounds = [1 / (valid * (count - 1)) if count > 1 and valid * (count - 1) > count else 0.0 for count in counts]
     tight = [d for d, count in enumerate(counts) if count > 1 and not bounds[d]]
     if tight:
-        print(f"warning: too few variables for a margin, so variables {tight} have none and may converge for good")
+        print(f"warning: too few variables for a margin: variables {tight} have none and may reach 0 for good")
     return torch.tensor(bounds, dtype=torch.float64)
 
 

@@ -30,7 +30,7 @@ class Sharpness:
 
     def note(self, value: float, alphas: Mapping[str, Tensor]) -> None:
         self.values.append(value)
-        copies = {kind: alpha.detach().clone() for kind, alpha in alphas.items()}
+        copies = {cell_type: alpha.detach().clone() for cell_type, alpha in alphas.items()}
         self.past = [*self.past, copies][-WINDOW - 1 :]
 
     @property

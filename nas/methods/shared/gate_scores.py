@@ -14,7 +14,7 @@ OP_GATE, MID_GATE, SKIP_GATE = range(3)
 
 
 def loss_change(gates: Tensor, gradient: Tensor) -> Tensor:
-    """What closing each gate adds to the loss, to first order: -g dL/dg. With a gate per image: to the sum."""
+    """What closing each gate adds to the loss, to first order: -g dL/dg; a gate per image counts for its image."""
     return -(gates * gradient).double()
 
 
@@ -34,8 +34,8 @@ def layer_normed(table: Tensor) -> Tensor:
 def protected(scores: Tensor, gates: Tensor, feeding: Sequence[Sequence[int]]) -> Tensor:
     """The gates of a cell that must stay open, bool [E, 3, C], so that no node becomes a constant.
 
-    Per node: the best open op or skip gate on an edge from an input, whose channels always live; with an op gate also
-    the best mid gate of its edge. Ties: lower edge, op, lower channel.
+    Per node: the best open op or skip gate on an edge from an input, whose channels are always alive; for an op
+    gate also the best mid gate of its edge. Ties: lower edge, op, lower channel.
     """
     kept, width = torch.zeros_like(gates), gates.shape[-1]
     open_scores = scores.masked_fill(~gates, -torch.inf)
@@ -55,13 +55,12 @@ def first_best(values: Tensor) -> int:
 
 
 def target_size(event: int, events: int, whole: int, budget: float) -> float:
-    """B_k = P_0 - (P_0 - B) k / T_ev, for k = 1 .. T_ev."""
+    """Size to reach at event k = 1 .. T_ev: B_k = P_0 - (P_0 - B) k / T_ev, from P_0 (`whole`) to B (`budget`)."""
     return whole - (whole - budget) * event / events
 
 
 def shortest(count: int, enough: Callable[[int], bool]) -> int | None:
-    """The smallest n from 0 to `count` that is enough, None if none is. Every number above an n that is enough must be
-    enough, too."""
+    """The smallest sufficient n from 0 to `count`, or None if no n suffices. If n suffices, so must all larger ones."""
     low, high = -1, 0  # low is not enough
     while not enough(high):
         if high == count:

@@ -1,4 +1,4 @@
-"""Parts of relaxed methods: alphas and their Adam, Gumbel samples, DARTS' second order and rule.
+"""Parts of relaxed methods: alphas and their Adam, Gumbel samples, DARTS' second-order gradient and rule of derivation.
 
 Source: Liu, Simonyan, Yang 2019, arXiv 1806.09055; quark0/darts, cnn/architect.py.
 Shapes: alphas [edges, operations], one table per cell type.

@@ -27,13 +27,13 @@ class InTurn(SearchMethod[Any]):
         self.passes = dict(self.inner.passes)
 
     @property
-    def searching(self) -> int:
+    def search_epochs(self) -> int:
         """Epochs of all searches."""
         return len(self.searches) * self.inner.epochs
 
     @property
     def epochs(self) -> int:
-        return self.searching
+        return self.search_epochs
 
     def start_epoch(self, epoch: int) -> None:
         super().start_epoch(epoch)
@@ -87,8 +87,8 @@ class InTurn(SearchMethod[Any]):
 class BestOf(InTurn):
     """`k` searches of one method, then a contest of their architectures.
 
-    DARTS and P-DARTS select in this way. The row of such a trial is not a mean over searches, so it is never the
-    default. `architecture` reads the architecture from a search state.
+    DARTS and P-DARTS select in this way. Such a trial reports its best search, not the mean, so it is never
+    the default. `architecture` reads the architecture from a search state.
     """
 
     def __init__(
@@ -106,16 +106,16 @@ class BestOf(InTurn):
 
     @property
     def epochs(self) -> int:
-        return self.searching + len(self.searches) * self.epochs_each
+        return self.search_epochs + len(self.searches) * self.epochs_each
 
     def start_epoch(self, epoch: int) -> None:
-        if epoch < self.searching:
+        if epoch < self.search_epochs:
             super().start_epoch(epoch)
             return
         self.epoch = epoch
         if self.contest is None:
             self.contest = self.begin_contest()
-        self.contest.start_epoch(epoch - self.searching)
+        self.contest.start_epoch(epoch - self.search_epochs)
 
     def begin_contest(self) -> Contest:
         return Contest(self.setting, [self.read(state) for state in self.states], self.epochs_each)
@@ -129,7 +129,7 @@ class BestOf(InTurn):
     def end_epoch(self, valid_pass: ValidPass) -> dict[str, Any]:
         if self.contest is None:
             return super().end_epoch(valid_pass)
-        return self.contest.end_epoch(self.epoch - self.searching, valid_pass)
+        return self.contest.end_epoch(self.epoch - self.search_epochs, valid_pass)
 
     def incumbent(self) -> dict[str, ArchitectureLike]:
         """During the contest, the best candidate so far."""
@@ -153,4 +153,4 @@ class BestOf(InTurn):
         self.contest = None
         if state["contest"] is not None:
             self.contest = self.begin_contest()
-            self.contest.load_state_dict(state["contest"], self.epoch - self.searching)
+            self.contest.load_state_dict(state["contest"], self.epoch - self.search_epochs)

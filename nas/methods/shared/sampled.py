@@ -13,10 +13,11 @@ from math import isfinite
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import torch
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from nas.config.params import MethodParams, SearchCommon, Size
+from nas.config.sections import as_tuple
 from nas.contracts import ArchitectureLike, CategoricalSpace, EdgeSpace, SoftMix
 from nas.data.dataset import Batch
 from nas.engine.tasks import Tally
@@ -88,13 +89,18 @@ class SampledParams(MethodParams):
         return self
 
 
-def is_growing(eps: tuple[float, ...]) -> tuple[float, ...]:
+def is_increasing(eps: tuple[float, ...]) -> tuple[float, ...]:
     if list(eps) != sorted(set(eps)):
-        raise ValueError("expected growing values, each once")
+        raise ValueError("expected increasing values, each once")
     return eps
 
 
-growing = AfterValidator(is_growing)  # for coefficients, which name the architectures
+Coefficients = Annotated[  # values of eps, which name the architectures
+    tuple[Annotated[float, Field(ge=0)], ...],
+    BeforeValidator(as_tuple),
+    AfterValidator(is_increasing),
+    Field(min_length=1),
+]
 
 
 P = TypeVar("P", bound=SampledParams)
@@ -110,7 +116,7 @@ class Pool:
 
 
 class SampledSearch(SupernetSearch[P]):
-    """A method sets the names of its distributions, the weight of complexity of each, and what each learns from."""
+    """A method sets `labels` and `eps` (the weight of complexity) of its distributions, and what each learns from."""
 
     labels: list[str]
     eps: list[float]
@@ -153,8 +159,8 @@ class SampledSearch(SupernetSearch[P]):
         """All operations of every edge with equal weights, and the multiply-adds of one image."""
         space, setting = self.space, self.setting
         assert isinstance(space, EdgeSpace)
-        shapes = {kind: (len(edges), len(edges[0])) for kind, edges in space.variables().items()}
-        weights = {kind: torch.full(shape, 1 / shape[1], device=setting.device) for kind, shape in shapes.items()}
+        shapes = {t: (len(edges), len(edges[0])) for t, edges in space.variables().items()}
+        weights = {t: torch.full(shape, 1 / shape[1], device=setting.device) for t, shape in shapes.items()}
         return SoftMix(weights), space.supernet_macs(setting.form, setting.common)
 
     def cost_table(self) -> Tensor:
@@ -167,9 +173,8 @@ class SampledSearch(SupernetSearch[P]):
     # --- One step
 
     def start_epoch(self, epoch: int) -> None:
-        super().start_epoch(
-            epoch
-        )  # puts the supernet in training mode: pools too are judged by batch statistics (ASNG)
+        # this puts the supernet in training mode, so pools are judged by batch statistics too (ASNG)
+        super().start_epoch(epoch)
         self.sums = {}
 
     def weight_epoch(self, epoch: int) -> int:
@@ -225,8 +230,8 @@ class SampledSearch(SupernetSearch[P]):
             moved = direction is not None and distribution.step(direction.total)
             self.note(m, pools[m], direction, moved)
         self.note_pool(samples, losses, 100 * figures[:, 1].sum().item() / (len(valid.labels) * len(samples)))
-        known = [tally for tally, loss in zip(tallies, losses, strict=True) if loss.isfinite()] or tallies
-        return sum(known[1:], known[0])  # a path that diverged is ranked last; the search goes on
+        finite = [tally for tally, loss in zip(tallies, losses, strict=True) if loss.isfinite()] or tallies
+        return sum(finite[1:], finite[0])  # a path that diverged is ranked last; the search goes on
 
     def run(self, sample: Tensor, batch: Batch, backward: bool) -> Tensor:
         choices = self.split(sample.tolist())

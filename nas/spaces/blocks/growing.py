@@ -1,4 +1,4 @@
-"""Supernets that deepen during a search, what runs on the edges of their cells, and what it costs."""
+"""Supernets that deepen during a search, the operations that run on their edges, and the costs of these."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -69,7 +69,7 @@ def running_ops(mix: Mix, cell_type: str) -> Running:
 
 
 class GrowingSpace(EdgeSpace):
-    """A space whose supernet is a GrowingSupernet. Its cost is a sum over operations, which are counted once."""
+    """A space whose supernet is a GrowingSupernet. Its cost is a sum over operations, whose costs are cached."""
 
     def supernet_macs(
         self,
@@ -94,7 +94,7 @@ class GrowingSpace(EdgeSpace):
         return fixed
 
     def evaluated(self, edges: Edges) -> Edges:
-        """Those of the given operations of a cell that its reference form evaluates."""
+        """The given operations, without those that the reference cell does not evaluate."""
         return edges
 
 
@@ -106,9 +106,9 @@ def operation_macs(
     cell_types: tuple[str, ...] | None,
     discrete: tuple[tuple[str, tuple[tuple[str, int], ...]], ...],
 ) -> tuple[int, dict[str, list[list[int]]]]:
-    """Multiply-adds of one image: outside of mixed cells, and for each mixed type of each operation on each edge.
+    """Multiply-adds of one image: those outside of mixed cells, and mixed cell type -> [edge][operation].
 
-    The costs of an operation are summed over the cells of the type. `cell_types` and `discrete` are those of a Growth;
+    The cost of an operation is summed over the cells of the type. `cell_types` and `discrete` are those of a Growth;
     None is a supernet of the given size, all of whose cells are mixed.
     """
     of: Any = space()

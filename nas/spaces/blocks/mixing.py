@@ -20,7 +20,7 @@ Part = tuple[int, Tensor]  # an edge and one term of its sum
 
 @dataclass(frozen=True)
 class Held:
-    """An operation on those edges leaving a state that have it. `weights`: [E]; None means that each is 1."""
+    """The edges that leave a state and have a certain operation. `weights`: [E]; None means that each is 1."""
 
     edges: tuple[int, ...]
     weights: Tensor | None
@@ -50,7 +50,7 @@ class Running:
         return [[(op, row[op]) for op in ops] for row, ops in zip(self.weights.unbind(), self.ops, strict=True)]
 
     def leaving(self, edges: tuple[int, ...]) -> dict[int, Held]:
-        """The operations of these edges, each with the edges that have it."""
+        """Operation -> those of these edges that have it. `edges` all leave the same state."""
         if edges not in self._leaving:
             self._leaving[edges] = self._held(edges)
         return self._leaving[edges]

@@ -43,8 +43,8 @@ class AuxiliaryHead(nn.Module):
         x = F.relu(x)
         # on these maps DARTS pools 5x5 windows with stride 3 and 2, where quarters would be 4x4
         height, width = x.shape[-2:]
-        apart = {(8, 8): 3, (7, 7): 2}.get((height, width))
-        x = F.avg_pool2d(x, 5, apart) if apart else quarters(x)
+        stride = {(8, 8): 3, (7, 7): 2}.get((height, width))
+        x = F.avg_pool2d(x, 5, stride) if stride else quarters(x)
         return self.classifier(self.features(x).flatten(1))
 
 

@@ -18,13 +18,13 @@ from nas.contracts import ImageForm
 from nas.spaces.blocks.ops import PointwiseConv2d, batch_norm, relu_conv_bn
 from nas.spaces.blocks.stems import AuxiliaryHead, CellWidths, input_stem, reduction_flags
 from nas.spaces.channel import grouped
-from nas.spaces.channel.gated import Edge, GatedNetwork, _dropped, wires
+from nas.spaces.channel.gated import Edge, GatedNetwork, dropped, wires
 
 # --- Compact
 
 
 class CompactReduce(nn.Module):
-    """FactorizedReduce with some of its channels: those of the first half from one convolution, the rest shifted."""
+    """FactorizedReduce with fewer channels: `first` of its first convolution, `second` of the shifted one."""
 
     def __init__(self, c_in: int, first: int, second: int) -> None:
         super().__init__()
@@ -42,23 +42,24 @@ class CompactReduce(nn.Module):
 
 
 class Placing(nn.Module):
-    """Some channels of one map added to some of another: `take` of what is given to `put` of what there is."""
+    """Adds selected channels of one feature map to selected channels of another: channels `take` of the input to
+    channels `put` of the target."""
 
     def __init__(self, channels: int, source: int | None, target: int) -> None:
-        """`channels` as they lie in the sets `source` (None: they are all that is given) and `target`."""
+        """`source`, `target`: the sets of channels that the input (None: only `channels`) and the target contain."""
         super().__init__()
         self.take = self._index("taken", channels, source)
         self.put = self._index("placed", channels, target)
 
     def _index(self, name: str, channels: int, among: int | None) -> str | None:
-        """The name of the buffer with the places of the channels; None where they are all, in order."""
+        """Register a buffer with the positions of the channels. Returns its name; None if all are selected."""
         if among is None or channels == among:
             return None
         self.register_buffer(name, positions(channels, among), persistent=False)
         return name
 
     def forward(self, total: Tensor, x: Tensor) -> Tensor:
-        """On rows of channels, since these operations put out NCHW whatever they are given."""
+        """Channels go last, as index_select and index_add on NCHW would lose the channels-last layout."""
         total, x = total.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1)
         x = x if self.take is None else x.index_select(-1, self.get_buffer(self.take))
         total = total + x if self.put is None else total.index_add(-1, self.get_buffer(self.put), x)
@@ -72,7 +73,7 @@ def positions(channels: int, among: int) -> Tensor:
 
 
 def drop_factors(x: Tensor, operations: int, probability: float) -> Tensor:
-    """What drop path multiplies the images of each operation with, [B, operations]; draws as drop_path does."""
+    """The factors of drop path per image and operation, [B, operations]; the same draws as by drop_path."""
     keep = 1.0 - probability
     drawn = x.new_empty(operations, len(x))
     for row in drawn.unbind():
@@ -172,7 +173,7 @@ class EdgeGroup(nn.Module):
 
 
 class CompactCell(nn.Module):
-    """What is left of a cell: inputs, edges and nodes with their live channels alone."""
+    """A cell whose inputs, edges and nodes have only their live channels."""
 
     def __init__(
         self, operation: Operation, cell: Cell, width: int, inputs: tuple[int, int], halve: bool, reduce: bool
@@ -201,7 +202,7 @@ class CompactCell(nn.Module):
         self.groups = nn.ModuleList(EdgeGroup(preds, operation, cell, self.alive) for preds in grouped.GROUPS)
 
     def forward(self, before: Tensor, last: Tensor, drop_probability: float) -> Tensor:
-        """A training step on small maps computes edges in groups, anything else one by one; both up to rounding."""
+        """Training steps on small maps compute edges in groups, all else one by one; equal up to rounding."""
         small = grouped.is_small(last, max(u.bit_count() for u in self.alive))
         form = self.in_groups if self.training and small else self.one_by_one
         return form(before, last, drop_probability)
@@ -236,7 +237,7 @@ class CompactCell(nn.Module):
             for e in (str(e) for e, (j, _) in enumerate(DARTS_EDGES) if j == node):
                 pred = DARTS_EDGES[int(e)][1]
                 if e in self.edges:
-                    y = _dropped(self.edges[e](states[pred]), drop_probability, self.training)
+                    y = dropped(self.edges[e](states[pred]), drop_probability, self.training)
                     total = self.places[e](total, y)
                 if e in self.skips:
                     total = self.skips[e](total, skips[pred])

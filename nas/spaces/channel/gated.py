@@ -2,7 +2,7 @@
 
 Shape legend: B batch, C width of the cell, H x W its map, E = 14 edges; U, M, S, K as in channel_masks.
 A node is the sum over its edges of  g_op * op(x) + g_skip * S(x);  S is the identity, or average pooling 2x2 on an edge
-of stride 2. Gates act directly after batch norms; a double operation has a second one in its middle.
+of stride 2. Gates act directly after batch norms; a double operation has a second gate in its middle.
 """
 
 from collections.abc import Iterator, Sequence
@@ -93,11 +93,11 @@ class Edge(nn.Module):
 
 
 def wires(states: Sequence[Tensor], reduce: bool) -> list[Tensor]:
-    """S of the two inputs. The last row or column of an odd map is averaged separately."""
+    """S(x) of each state. `reduce`: the edges have stride 2; a last odd row or column is averaged on its own."""
     return [F.avg_pool2d(x, 2, 2, ceil_mode=True) if reduce else x for x in states]
 
 
-def _dropped(y: Tensor, probability: float, training: bool) -> Tensor:
+def dropped(y: Tensor, probability: float, training: bool) -> Tensor:
     """Drop path of the output of an operation. Skips are not dropped."""
     return drop_path(y, probability) if training and probability > 0 else y
 
@@ -155,7 +155,10 @@ class GatedCell(nn.Module):
         running: Sequence[tuple[bool, bool]] | None,
         drop_probability: float = 0.0,
     ) -> Tensor:
-        """On small maps a search computes edges in groups, otherwise one by one; the two are equal up to rounding."""
+        """`gates`: [E, 3, C], or [B, E, 3, C] for a gate per image. `running`: see GateMix.
+
+        On small maps a search computes edges in groups, otherwise one by one; the two are equal up to rounding.
+        """
         small = grouped.is_small(last, gates.shape[-1]) and not self.reference
         if small and not self.affine and gates.dim() == 3 and not (self.training and drop_probability > 0):
             return self.in_groups(before, last, gates, running)
@@ -230,7 +233,7 @@ class GatedCell(nn.Module):
                 runs, skip = (j == node, j == node) if running is None or j != node else running[e]
                 op, mid, wire = of_edge[e]
                 if runs:
-                    parts.append(_dropped(self.edges[e](states[pred], op, mid), drop_probability, self.training))
+                    parts.append(dropped(self.edges[e](states[pred], op, mid), drop_probability, self.training))
                 if skip:
                     parts.append(skips[pred] * wire[..., None, None].to(skips[pred].dtype))
             states.append(summed(parts))

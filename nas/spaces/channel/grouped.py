@@ -54,11 +54,11 @@ class _Joined(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        found: list[Tensor | None] = [None]
+        gradients: list[Tensor | None] = [None]  # `counts` has none
         for grad, shapes, flat in zip(grads, ctx.shapes, ctx.flat, strict=True):
             parts = grad.split_with_sizes([shape.numel() if flat else shape[0] for shape in shapes])
-            found += [part.view(shape) for part, shape in zip(parts, shapes, strict=True)] if flat else parts
-        return tuple(found)
+            gradients += [part.view(shape) for part, shape in zip(parts, shapes, strict=True)] if flat else parts
+        return tuple(gradients)
 
 
 def joined(lists: Sequence[Sequence[Tensor]]) -> list[Tensor]:
@@ -115,11 +115,11 @@ def of_tiny_maps(x: Tensor, kernel: Tensor) -> Tensor:
 @cache
 def taps(device: torch.device) -> Tensor:
     """[9, pixels in * pixels out] of a 3x3 kernel on maps of TINY x TINY: a one where a weight joins two pixels."""
-    found = torch.zeros(3, 3, TINY, TINY, TINY, TINY)
+    joins = torch.zeros(3, 3, TINY, TINY, TINY, TINY)
     for row, column, i, j in product(range(TINY), repeat=4):
         if abs(i - row) <= 1 and abs(j - column) <= 1:
-            found[i - row + 1, j - column + 1, i, j, row, column] = 1
-    return found.flatten(2).flatten(0, 1).to(device)
+            joins[i - row + 1, j - column + 1, i, j, row, column] = 1
+    return joins.flatten(2).flatten(0, 1).to(device)
 
 
 def of_own_inputs(x: Tensor, one: Any, parts: Sequence[Tensor], blocks: Tensor, outputs: int) -> Tensor:
@@ -150,10 +150,10 @@ def blocks(outputs: Sequence[int], inputs: Sequence[int]) -> Tensor:
 
 
 class Statistics:
-    """The running statistics of the batch norms of some passes, next to each other while a step updates them."""
+    """The running statistics of the batch norms of several passes, concatenated while a step updates them."""
 
     def __init__(self, passes: Sequence[Sequence[Any]], channels: Sequence[Sequence[int]]) -> None:
-        """`channels`: those of each batch norm."""
+        """`passes`: groups of passes whose batch norms run as one. `channels`: of each of these batch norms."""
         self.counters = [one.bn.num_batches_tracked for some in passes for one in some]
         self.stored = [
             statistic
@@ -166,7 +166,7 @@ class Statistics:
         self.rest = iter(self.whole.split_with_sizes([sum(lengths) for lengths in channels for _ in range(2)]))
 
     def next(self) -> tuple[Tensor, Tensor]:
-        """Means and variances of the next pass."""
+        """Running means and variances of the next group."""
         return next(self.rest), next(self.rest)
 
     def store(self) -> None:
@@ -175,7 +175,7 @@ class Statistics:
 
 
 def batch_norm(x: Tensor, one: Any, parts: Sequence[Tensor], statistics: Statistics) -> Tensor:
-    """Batch norms like `one` of channels next to each other, by the batch's statistics; `parts`: affine, joined."""
+    """Batch norms like `one` of concatenated channels, by batch statistics; `parts`: joined scales and shifts."""
     (mean, variance), (scale, shift) = statistics.next(), parts
     return F.batch_norm(x, mean, variance, scale, shift, True, one.momentum, one.eps)
 

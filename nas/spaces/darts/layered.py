@@ -60,7 +60,7 @@ def cell_types(cells: int) -> tuple[str, ...]:
     """
     if cells < len(CELL_TYPES):
         room = f"a network of {cells} cells has no room for 3 stages and 2 reductions"
-        raise ArchitectureError(f"{room}: expected cells of {len(CELL_TYPES)} or more")
+        raise ArchitectureError(f"{room}: expected at least {len(CELL_TYPES)} cells")
     first, second = reductions(cells)
     stages = ["normal_1"] * first, ["normal_2"] * (second - first - 1), ["normal_3"] * (cells - second - 1)
     return (*stages[0], "reduce_1", *stages[1], "reduce_2", *stages[2])

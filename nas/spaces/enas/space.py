@@ -104,9 +104,8 @@ def path_prices(
     for cell_type, width, (height, length) in cell_maps(form, size):
         halves = 2 if cell_type == "reduce" else 1
         slices[cell_type] += width * width * -(-height // halves) * -(-length // halves)
-    pools = {
-        cell_type: [0, 0, 1, 1] * ENAS_NODES for cell_type in CELL_TYPES
-    }  # no multiply-adds, and no node reads another
+    # pools have no multiply-adds; every node reads input 0 only, so all nodes are in the output
+    pools = {cell_type: [0, 0, 1, 1] * ENAS_NODES for cell_type in CELL_TYPES}
     base = count(lambda: EnasSupernet(form, size), form.shape, HardMix(pools)).macs
     return prices, base - ENAS_NODES * sum(slices.values()), slices
 

@@ -57,7 +57,7 @@ def changed(cell=None, mode="gated", op=SEP, **top):
         (changed({"op": (3, "4")}), "cells.0, op of edge 3: '4' is not a set of 2 channels"),
         (changed({"mid": (3, "03")}), "cells.0, mid of edge 3: '03' is not a set of 2 channels"),
         (changed({"skip": (3, "x")}), "cells.0, skip of edge 3: 'x' is not a set of 2 channels"),
-        (changed({"op": (3, "0")}), "an edge has an op without a mid channel, or a skip takes a dead channel"),
+        (changed({"op": (3, "0")}), "an edge has only one of 'op' and 'mid' channels, or a"),
         (changed(mode="none"), "cells.0, edge 0: the skip channels do not match skip_mode: none"),
         (changed(mode="fallback"), "cells.0, edge 0: the skip channels do not match skip_mode: fallback"),
         (changed(form="dense"), "form: Input should be 'compact' or 'masked'"),

@@ -86,7 +86,7 @@ def test_a_stage_is_what_lies_between_two_reductions(cells, expected):
 
 @pytest.mark.parametrize("cells", [3, 4])
 def test_a_network_too_shallow_for_three_stages_is_refused(cells):
-    message = f"a network of {cells} cells has no room for 3 stages and 2 reductions: expected cells of 5 or more"
+    message = f"a network of {cells} cells has no room for 3 stages and 2 reductions: expected at least 5 cells"
     with pytest.raises(ArchitectureError, match=message):
         SPACE.network(FIVE, CIFAR, Size(cells=cells, channels=2, stem="cifar"), auxiliary=False)
 

@@ -284,7 +284,7 @@ def test_random_blocks_are_uniform():
 @pytest.mark.parametrize(
     ("blocks", "message"),
     [
-        (["mbconv3_3x3"] * 20, "blocks are 20, expected 21"),
+        (["mbconv3_3x3"] * 20, "there are 20 blocks, expected 21"),
         (["zero"] * 21, "blocks.0: 'zero' is not one of mbconv3_3x3, mbconv6_3x3, .*, mbconv6_7x7 "),
         (["mbconv3_3x3"] * 20 + ["sep_conv_3x3"], "blocks.20: 'sep_conv_3x3' is not one of"),
     ],
