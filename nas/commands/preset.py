@@ -168,11 +168,15 @@ def render(name: str, recipe: str = "", data: str = "") -> str:
 
 def with_comments(base: str, changes: dict[str, Any]) -> str:
     """YAML text with the changes merged in. Its comments, order and brackets are kept."""
-    from ruamel.yaml import YAML
+    from ruamel.yaml import YAML, RoundTripRepresenter
 
+    class Representer(RoundTripRepresenter):
+        """A class of its own: representers are registered per class, and DVC uses RoundTripRepresenter too."""
+
+    Representer.add_representer(type(None), write_null)
     yaml = YAML()
-    yaml.width = 4096  # fold no line
-    yaml.representer.add_representer(type(None), write_null)
+    yaml.Representer = Representer
+    yaml.width = 4096  # do not fold lines
     stream = io.StringIO()
     yaml.dump(merge(yaml.load(base), changes), stream)
     return stream.getvalue()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nas.commands.launch import slots
-from nas.commands.repository import LaunchError, refuse_broken_lock, refuse_company
+from nas.commands.repository import LaunchError, refuse_broken_lock, refuse_running
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,7 +60,7 @@ def test_half_of_a_lock_is_told_with_the_remedy(tmp_path, monkeypatch):
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="processes tell their command on Linux alone")
 def test_a_trial_that_outlived_its_launcher_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refuse_company()  # no DVC was here
+    refuse_running()  # no DVC was here
     busy = tmp_path / ".dvc" / "tmp" / "rwlock"
     busy.parent.mkdir(parents=True)
     command = [sys.executable, "-c", "input()", "-m", "dvc", "repro", "-s", "search@darts-0"]
@@ -71,10 +71,10 @@ def test_a_trial_that_outlived_its_launcher_is_named(tmp_path, monkeypatch):
         for held in ({"read": {"nas": [info]}}, {"read": {}, "write": {"runs": info}}):
             busy.write_text(json.dumps(held))
             with pytest.raises(LaunchError, match=rf"process {trial.pid} of .*dvc repro -s search@darts-0"):
-                refuse_company()
+                refuse_running()
         trial.communicate(b"\n")
-    refuse_company()  # gone by now
+    refuse_running()  # gone by now
     busy.write_text(json.dumps({"read": {"nas": [{"pid": 1, "cmd": "dvc repro"}]}}))
-    refuse_company()  # the number is another process's
+    refuse_running()  # the number is another process's
     busy.write_text("{")
-    refuse_company()
+    refuse_running()
