@@ -24,12 +24,12 @@ class BookkeepingError(ValueError):
 
 @contextmanager
 def dvc_errors() -> Iterator[None]:
-    """Raise BookkeepingError for any error of DVC."""
+    """Raise BookkeepingError for any error of DVC, which passes on those of the file system."""
     from dvc.exceptions import DvcException
 
     try:
         yield
-    except DvcException as error:
+    except (DvcException, OSError) as error:
         raise BookkeepingError(f"{error}" + (f": {error.__cause__}" if error.__cause__ else "")) from error
 
 

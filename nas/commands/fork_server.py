@@ -121,6 +121,10 @@ class ForkServer:
         with suppress(OSError):  # the server is gone
             self._socket.shutdown(socket.SHUT_RDWR)
         self._process.wait()
+        if self._reader.is_alive():
+            self._reader.join()
+        self._lines.close()
+        self._socket.close()
         os.close(self._lifeline)
 
     def _read(self) -> None:

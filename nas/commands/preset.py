@@ -168,14 +168,11 @@ def render(name: str, recipe: str = "", data: str = "") -> str:
 
 def with_comments(base: str, changes: dict[str, Any]) -> str:
     """YAML text with the changes merged in. Its comments, order and brackets are kept."""
-    from ruamel.yaml import YAML, RoundTripRepresenter
+    from ruamel.yaml import YAML
 
-    class Representer(RoundTripRepresenter):
-        """A class of its own: representers are registered per class, and DVC uses RoundTripRepresenter too."""
-
-    Representer.add_representer(type(None), write_null)
     yaml = YAML()
-    yaml.Representer = Representer
+    yaml.Representer = type("Representer", (yaml.Representer,), {})  # DVC uses the original class, so do not change it
+    yaml.representer.add_representer(type(None), write_null)
     yaml.width = 4096  # do not fold lines
     stream = io.StringIO()
     yaml.dump(merge(yaml.load(base), changes), stream)

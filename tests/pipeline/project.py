@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ruamel.yaml import YAML, RoundTripRepresenter
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
 # Small, yet with several steps and epochs to be interrupted between.
@@ -41,16 +41,6 @@ TINY = {
 }
 NOT_OURS = ("DVC_", "GIT_", "MLFLOW_", "NAS_")
 UNTRACKED = ("dvc.lock", "runs/", "report/")
-
-
-class WithNull(RoundTripRepresenter):
-    """Writes None as `null`. A class of its own, because DVC writes dvc.lock with RoundTripRepresenter."""
-
-    def represent_none(self, data: None) -> Any:
-        return self.represent_scalar("tag:yaml.org,2002:null", "null")
-
-
-WithNull.add_representer(type(None), WithNull.represent_none)
 
 
 class Project:
@@ -95,7 +85,10 @@ class Project:
 
     def set(self, changes: dict[str, Any]) -> None:
         reader, path = YAML(), self.path("params.yaml")
-        reader.Representer = WithNull
+        reader.Representer = type("Representer", (reader.Representer,), {})  # DVC uses the original class
+        reader.representer.add_representer(
+            type(None), lambda shown, _: shown.represent_scalar("tag:yaml.org,2002:null", "null")
+        )
         tree = reader.load(path)
         for name, value in changes.items():
             *parents, last = name.split(".")
