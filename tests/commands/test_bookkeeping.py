@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from nas.commands.bookkeeping import Bookkeeping, BookkeepingError, updated
+from nas.commands.fork_server import ForkServer
 from nas.commands.launch import PLAIN, Launch
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # of DVC
@@ -25,8 +26,11 @@ stages:
 """
 
 
-class NoServer:
+class NoServer(ForkServer):
     """Stands in for the fork server; the commands of these stages need a shell."""
+
+    def __init__(self):
+        pass
 
     def signal(self, signum):
         pass
