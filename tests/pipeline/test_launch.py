@@ -40,7 +40,7 @@ def unrun(fresh, tmp_path):
     return fresh.copy(tmp_path / "unrun")
 
 
-def test_a_launch_makes_the_results_and_the_lock_of_dvc_repro(base, unrun):
+def test_a_launch_gives_the_results_and_the_lock_of_dvc_repro(base, unrun):
     del unrun.environment["NAS_TRACKING"]
     output = unrun.run(*LAUNCH, "--jobs", "2")
     assert ran(output) == set(base.lock())
@@ -50,7 +50,7 @@ def test_a_launch_makes_the_results_and_the_lock_of_dvc_repro(base, unrun):
     assert not unrun.checkpoints()
 
     text = unrun.path("dvc.lock").read_text()
-    assert not ran(unrun.dvc("repro"))  # DVC agrees that all is up to date
+    assert not ran(unrun.dvc("repro"))  # DVC agrees that everything is up to date
     assert unrun.path("dvc.lock").read_text() == text
     assert "Everything is up to date." in unrun.run(*LAUNCH)
 
@@ -63,7 +63,7 @@ def test_a_launch_makes_the_results_and_the_lock_of_dvc_repro(base, unrun):
     assert unrun.run("python", "-m", "nas", "track", "rebuild").endswith("0 stage runs added\n")
 
 
-def test_outputs_come_back_from_the_cache_and_other_keys_of_the_lock_stay(clone):
+def test_lost_outputs_are_restored_from_the_cache_and_the_lock_is_unchanged(clone):
     lock = clone.path("dvc.lock")
     before = lock.read_text()
     for name in ("runs/darts-0/search.json", "runs/random-0/evaluate.json"):
@@ -101,7 +101,7 @@ def test_a_block_is_written_as_dvc_writes_it(base, clone, monkeypatch):
                 assert updated(before or HEAD, to_lockfile(stage)) == path.read_text()
 
 
-def test_a_stage_that_fails_ends_its_trial_alone(unrun):
+def test_a_failed_stage_ends_only_its_own_trial(unrun):
     unrun.set({"methods": ["darts", "random"], "retrain.lr": 1e9, "retrain.clip": 1e9})
     output = unrun.run(*LAUNCH, "--jobs", "2", code=1)
     assert "error: did not finish: darts-0, random-0" in output
@@ -117,7 +117,7 @@ def test_a_stage_that_fails_ends_its_trial_alone(unrun):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_a_launch_that_is_stopped_resumes_with_the_same_bits(base, unrun, signum):
-    """Also one that is killed: its stages notice, save a checkpoint and end."""
+    """If the launcher is killed, its stages notice, save a checkpoint and end."""
     with unrun.start(*LAUNCH, "--jobs", "2") as process:
         try:
             wait_until(unrun.checkpoints, PATIENCE, "a checkpoint")
