@@ -3,6 +3,7 @@
 import os
 import signal
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -36,4 +37,4 @@ def test_a_killed_process_costs_one_warning(caplog):
         os.kill(service._process.pid, signal.SIGKILL)
     [record] = caplog.records
     assert "tracking is off: its process ended with code -9" in record.getMessage()
-    assert not os.path.exists(service.environment[SERVICE])
+    assert not Path(service.environment[SERVICE]).exists()
