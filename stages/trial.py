@@ -1,4 +1,4 @@
-"""What the stages of a trial share: parameters, folder, device, checkpoints and MLflow run."""
+"""What the stages of a trial share: parameters, folder, device, checkpoints and the MLflow run."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""A file of weights, carried off alone, as a network that takes pixels; and that as a program without this project."""
+"""Loading a network from nothing but its file of weights, and exporting it as a program that needs only torch."""
 
 import shutil
 import subprocess
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def trained(retrain_job, config, prepared, checkpoint, tmp_path):
-    """(network as it was trained, the file of its weights in a folder of its own)."""
+    """(the network as it was trained, its file of weights in a folder without other files)."""
     job = retrain_job()
     run(job, checkpoint, lambda row: None)
     path = tmp_path / "elsewhere" / "mine.safetensors"
@@ -33,27 +33,27 @@ def trained(retrain_job, config, prepared, checkpoint, tmp_path):
     return job.result().eval(), path
 
 
-def test_a_file_alone_gives_the_network_with_its_normalisation(trained, prepared):
+def test_the_file_is_enough_to_load_the_network_with_its_normalisation(trained, prepared):
     network, path = trained
     data = load_split(prepared, "test", CPU)
     loaded = load_network(path)
     assert not loaded.training
     assert loaded.spec == data.spec
     pixels = data.images.permute(0, 3, 1, 2) / 255
-    (images, _), *none = Stream(data, len(data), None, 0).epoch(0)  # without augmentation, as they lie
+    (images, _), *none = Stream(data, len(data), None, 0).epoch(0)  # without augmentation, in file order
     assert not none
     with torch.no_grad():
         torch.testing.assert_close(loaded(pixels), network(images)[0], rtol=1e-4, atol=1e-5)
 
 
-def test_equal_networks_are_equal_bytes(trained, config, prepared, tmp_path):
+def test_equal_networks_give_equal_bytes(trained, config, prepared, tmp_path):
     network, path = trained
     about = description(GENOTYPES["PDARTS"].to_dict(), config.retrain, load_split(prepared, "test", CPU).spec)
     save_weights(weights_of(network), tmp_path / "again.safetensors", about)
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 
-def test_an_exported_program_needs_torch_alone_and_takes_any_batch(trained, tmp_path):
+def test_an_exported_program_needs_only_torch_and_takes_any_batch_size(trained, tmp_path):
     _, path = trained
     loaded, out = load_network(path), tmp_path / "program" / "mine.pt2"
     out.parent.mkdir()
@@ -74,7 +74,7 @@ def test_an_exported_program_needs_torch_alone_and_takes_any_batch(trained, tmp_
         torch.testing.assert_close(one, loaded(images[:1]))
 
 
-def test_what_is_no_such_file_is_refused(trained, tmp_path):
+def test_other_files_are_refused(trained, tmp_path):
     _, path = trained
     with pytest.raises(RecordError, match=r"none\.safetensors: no such file"):
         load_network(tmp_path / "none.safetensors")
@@ -108,13 +108,13 @@ def test_what_is_no_such_file_is_refused(trained, tmp_path):
     "images",
     [torch.rand(2, 3, 8, 8), torch.rand(2, 1, 9, 8), torch.rand(1, 8, 8), torch.zeros(2, 1, 8, 8, dtype=torch.uint8)],
 )
-def test_images_of_another_form_are_refused(trained, images):
+def test_images_of_another_shape_or_type_are_refused(trained, images):
     network = load_network(trained[1])
     with pytest.raises(ValueError, match=r"images are torch\.\w+ \[.*\], expected floats from 0 to 1, \[B, 1, 8, 8\]"):
         network(images)
 
 
-def test_nothing_is_left_of_an_export_that_fails(trained, tmp_path, monkeypatch):
+def test_a_failed_export_leaves_no_file(trained, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 

@@ -58,7 +58,7 @@ def convert(
 def load(path: Path) -> Mapping[str, Any]:
     """The benchmark in a file. Raises TableError if it is not one, or if it is not safe to unpickle."""
     if not path.is_file():
-        raise TableError(f"{path}: no such file. docs/nasbench201.md says where to get the benchmark")
+        raise TableError(f"{path}: no such file; docs/nasbench201.md explains where to get the benchmark")
     try:
         benchmark = _load_torch(path) if path.suffix == ".pth" else _load_packed(path)
     except (pickle.UnpicklingError, OSError, EOFError, RuntimeError) as error:

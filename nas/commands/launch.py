@@ -1,12 +1,12 @@
 """`dvc repro` with several trials at a time: nas repro --jobs 2.
 
-DVC runs one stage after the other. Here trials run side by side, as many as there are jobs, spread over the GPUs where
-params.yaml asks for one. Stages start from a process that has torch loaded (fork_server.py), one process keeps DVC's
-books (bookkeeping.py), and one process shows all stages in MLflow. Results and dvc.lock are those of `dvc repro`.
+DVC runs one stage after the other. Here `--jobs` trials run in parallel, spread over the GPUs if params.yaml asks for
+one. Stages start from a process that has torch loaded (fork_server.py), this process does the work of DVC
+(bookkeeping.py), and another logs all stages to MLflow. Results and dvc.lock are those of `dvc repro`.
 """
 
 import os
-import shlex
+import re
 import shutil
 import signal
 import subprocess
@@ -18,13 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from nas.commands.bookkeeping import Bookkeeping
-from nas.commands.fork_server import ForkServer, ServerError
-from nas.commands.repository import refuse_broken_lock, refuse_company
+from nas.commands.bookkeeping import Bookkeeping, BookkeepingError
+from nas.commands.fork_server import ForkServer, ServerError, send
+from nas.commands.options import JobsOption
+from nas.commands.repository import refuse_broken_lock, refuse_running
 from nas.commands.times import Times
 from nas.project import clear_errors
 from nas.tracking.service import TrackingService
@@ -32,14 +33,12 @@ from stages.report import LAUNCHED, show
 
 TRIAL_STAGES = ("search", "derive", "retrain", "evaluate")
 CPU_JOBS = 2
-JobsOption = Annotated[
-    int | None, typer.Option(min=1, help=f"Trials side by side; by default {CPU_JOBS} on a CPU, else one per GPU.")
-]
+PLAIN = re.compile(r"python -m stages\.[\w .=/-]+")  # a command that needs no shell
 app = typer.Typer(add_completion=False)
 
 
 class Launch:
-    """One run of the pipeline: its processes, its free devices, and the signal that stopped it, if any."""
+    """One run of the pipeline: its processes, the free devices, and the signal that stopped it, if any."""
 
     def __init__(
         self, books: Bookkeeping, server: ForkServer, devices: Sequence[str], environment: dict[str, str]
@@ -53,34 +52,44 @@ class Launch:
         self.times = Times(len(devices))
 
     def stage(self, name: str, device: str = "") -> bool:
-        """Bring one stage up to date; False if it failed or the run was stopped before it."""
+        """Bring one stage up to date. Returns False, after printing the reason, if it fails or the run was stopped."""
         if self.stopped:
             return False
-        with self.times.spent("DVC"):
-            command = self.books.begin(name)
-        if command is None:
-            return True
-        print(f"Running stage '{name}':\n> {command}", flush=True)
+        try:
+            with self.times.spent("DVC"):
+                command = self.books.begin(name)
+            if command is None:
+                return True
+            begun = time.monotonic()
+            if code := self.execute(name, command, device):
+                print(f"error: stage '{name}' failed with exit code {code}", file=sys.stderr, flush=True)
+                return False
+            seconds = time.monotonic() - begun
+            with self.times.spent("DVC"):
+                self.books.record(name)
+        except (BookkeepingError, ServerError) as error:
+            print(f"error: stage '{name}' failed: {error}", file=sys.stderr, flush=True)
+            return False
+        self.times.ran(name, seconds)
+        return True
+
+    def execute(self, name: str, command: str, device: str) -> int:
+        """Run the command of a stage that the bookkeeping has begun, and return its exit code."""
         environment = self.environment | self.books.environment(name)
         environment |= {"CUDA_VISIBLE_DEVICES": device} if device else {}
         code = -1
         try:
-            begun = time.monotonic()
+            if self.stopped:  # while the stage was prepared
+                return code
+            print(f"Running stage '{name}':\n> {command}", flush=True)
             code = self.run(command, environment)
         finally:
             if code:
                 self.books.abandon(name)
-        if code:
-            print(f"error: stage '{name}' failed with exit code {code}", file=sys.stderr, flush=True)
-            return False
-        seconds = time.monotonic() - begun
-        with self.times.spent("DVC"):
-            self.books.record(name)
-        self.times.ran(name, seconds)
-        return True
+        return code
 
     def trial(self, key: str) -> bool:
-        """The stages of one trial in their order, on the next free device; the first that fails ends the trial."""
+        """Run the stages of one trial in order on the next free device, up to the first that fails."""
         device = self.devices.get()
         try:
             return all(self.stage(f"{stage}@{key}", device) for stage in TRIAL_STAGES)
@@ -88,43 +97,43 @@ class Launch:
             self.devices.put(device)
 
     def run(self, command: str, environment: dict[str, str]) -> int:
-        """Exit code of the command of a stage."""
-        words = shlex.split(command)
-        if words[:2] == ["python", "-m"] and words[2].startswith("stages.") and is_this_python("python"):
-            return self.server.run(words[2:], environment)
+        """Run a command and return its exit code."""
+        # On macOS a process that has loaded torch cannot fork safely.
+        if PLAIN.fullmatch(command) and is_this_python("python") and sys.platform != "darwin":
+            return self.server.run(command.split()[2:], environment)
         shell = [os.environ.get("SHELL") or "/bin/sh", "-c", command]  # as DVC does
         child = subprocess.Popen(shell, env=os.environ | environment, start_new_session=True)
         self.shells.add(child)
-        if self.stopped:  # between its start and this
-            os.killpg(child.pid, self.stopped)
+        if self.stopped:  # between its start and here
+            send(child.pid, self.stopped)
         code = child.wait()
         self.shells.discard(child)
         return code
 
     def stop(self, signum: int, _: FrameType | None) -> None:
-        """Hand a signal on to the stages, which save a checkpoint; no further stage begins."""
+        """Forward a signal to the stages, which save a checkpoint. No further stage begins."""
         self.stopped = signum
         self.server.signal(signum)
         for child in list(self.shells):
-            os.killpg(child.pid, signum)
+            send(child.pid, signum)
 
 
 def is_this_python(name: str) -> bool:
-    """Whether a program on PATH is the interpreter that runs this."""
+    """Whether the program of this name on PATH is the interpreter that runs this code."""
     path = shutil.which(name)
-    return path is not None and Path(path).resolve() == Path(sys.executable).resolve()
+    return path is not None and Path(path).parent.resolve() == Path(sys.executable).parent.resolve()
 
 
 def slots(jobs: int | None, device: str) -> list[str]:
-    """What CUDA_VISIBLE_DEVICES is for each job: the GPUs in turn, and none named on a CPU."""
+    """The value of CUDA_VISIBLE_DEVICES for each job: the GPUs in turn; empty on a CPU."""
     if device == "cpu":
         return [""] * (jobs or CPU_JOBS)
-    places = visible() or [""]  # without any, the first stage says so
+    places = visible() or [""]  # without a GPU, the first stage reports the error
     return [places[job % len(places)] for job in range(jobs or len(places))]
 
 
 def visible() -> list[str]:
-    """The GPUs that CUDA_VISIBLE_DEVICES names, else all that there are."""
+    """The GPUs that CUDA_VISIBLE_DEVICES names, or all GPUs if it is not set."""
     if named := os.environ.get("CUDA_VISIBLE_DEVICES"):
         return [device.strip() for device in named.split(",") if device.strip()]
     import torch
@@ -145,10 +154,10 @@ def signals(launch: Launch) -> Iterator[None]:
 @app.command()
 @clear_errors
 def launch(jobs: JobsOption = None) -> None:
-    """Run the pipeline, several trials at a time; stages that are up to date are passed over."""
+    """Run the pipeline, several trials at a time. Stages that are up to date are skipped."""
     refuse_broken_lock()
-    refuse_company()
-    server = ForkServer()  # loads torch and checks params.yaml, beside what follows
+    refuse_running()
+    server = ForkServer()  # checks params.yaml and loads torch, while DVC looks for changes here
     try:
         try:
             books = Bookkeeping()
@@ -159,8 +168,6 @@ def launch(jobs: JobsOption = None) -> None:
             run_pipeline(books, server, params, jobs)
         else:
             print("Everything is up to date.")
-    except ServerError:
-        sys.exit(1)  # it has printed why
     finally:
         server.close()
     show()
@@ -178,13 +185,13 @@ def run_pipeline(books: Bookkeeping, server: ForkServer, params: dict[str, Any],
     if run.stopped:
         sys.exit(128 + run.stopped)
     if failed:
-        told = "the reason is printed above; the next `nas repro` resumes from there"
-        print(f"error: did not finish: {', '.join(failed)}; {told}", file=sys.stderr)
+        hint = "the reason is printed above; the next `nas repro` resumes from there"
+        print(f"error: did not finish: {', '.join(failed)}; {hint}", file=sys.stderr)
         sys.exit(1)
 
 
 def run_stages(run: Launch, keys: Sequence[str], jobs: int) -> list[str]:
-    """First what trials depend on, then the trials side by side, then the rest; what did not finish."""
+    """Run what the trials depend on, then the trials in parallel, then the rest. Returns what did not finish."""
     trials = [f"{stage}@{key}" for key in keys for stage in TRIAL_STAGES]
     needs = run.books.needs()
     others = [name for name in needs if name not in trials]

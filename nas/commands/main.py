@@ -51,7 +51,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="Neural architecture search as a pipeline: params.yaml says what is run, DVC runs what is out of date.",
+    help="Neural architecture search as a pipeline: params.yaml defines what is run, DVC runs what is out of date.",
     epilog=EPILOG,
 )
 params_app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)

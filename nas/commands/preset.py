@@ -101,7 +101,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def headline(path: Path) -> str:
-    """The first line of the file, which says what the protocol is."""
+    """The first line of the file, which describes the protocol."""
     return path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
 
 
@@ -171,8 +171,9 @@ def with_comments(base: str, changes: dict[str, Any]) -> str:
     from ruamel.yaml import YAML
 
     yaml = YAML()
-    yaml.width = 4096  # fold no line
+    yaml.Representer = type("Representer", (yaml.Representer,), {})  # DVC uses the original class, so do not change it
     yaml.representer.add_representer(type(None), write_null)
+    yaml.width = 4096  # do not fold lines
     stream = io.StringIO()
     yaml.dump(merge(yaml.load(base), changes), stream)
     return stream.getvalue()
@@ -190,7 +191,7 @@ def merge(base: MutableMapping[str, Any], changes: dict[str, Any]) -> MutableMap
         if isinstance(inner, MutableMapping) and isinstance(value, dict):
             merge(inner, value)
         elif isinstance(inner, list) and isinstance(value, list):
-            inner[:] = value  # keep the list object, which knows that it is written in brackets
+            inner[:] = value  # keep the list object, which records that it is written in brackets
         else:
             base[key] = value
     return base

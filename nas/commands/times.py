@@ -1,4 +1,4 @@
-"""Where the time of a launch goes: one slot is what one trial at a time occupies."""
+"""Where the time of a launch goes. A slot runs one trial at a time."""
 
 import time
 from collections import defaultdict
@@ -11,7 +11,7 @@ from nas.records import RecordError, read_json
 
 
 class Times:
-    """Slot-seconds by cause. Its text is the line that the launcher prints at the end."""
+    """Slot-seconds by cause. `str` gives the line that the launcher prints at the end."""
 
     def __init__(self, slots: int) -> None:
         self.slots, self.begun = slots, time.monotonic()
@@ -29,7 +29,7 @@ class Times:
                 self.seconds[cause] += time.monotonic() - begun
 
     def ran(self, name: str, seconds: float) -> None:
-        """A stage took so long. In a trial its cost file says how much of it was computing; the rest is overhead."""
+        """Add the time of a stage. In a trial, its cost file holds the computing time; the rest is overhead."""
         verb, _, key = name.partition("@")
         computing = 0.0 if key else seconds
         with suppress(RecordError, KeyError, TypeError, ValueError):  # derive has no such file

@@ -44,7 +44,7 @@ def ui(port: Annotated[int, typer.Option(help="The port on 127.0.0.1.")] = 5000)
     if not uri.startswith(SQLITE):
         typer.echo("MLFLOW_TRACKING_URI names a server: open its address in a browser")
         return
-    require(PARAMS)  # the database lies in the project folder
+    require(PARAMS)  # the database is in the project's folder
     View(HERE)
     where = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
     command = ["mlflow", "ui", *where, "--workers", "1"]  # one worker: each imports MLflow, which takes seconds

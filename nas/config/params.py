@@ -139,7 +139,7 @@ class Evaluate(Section):
 
 
 class Config(Section):
-    """The whole of params.yaml.
+    """The contents of params.yaml.
 
     `search` and `derive` hold one section per method; `search` also holds the section `common`.
     """

@@ -1,4 +1,4 @@
-"""The prepare stage: writes any source in the form that later stages read. Equal sources give equal bytes."""
+"""The prepare stage: write any source in the form that later stages read. Equal sources give equal bytes."""
 
 from math import sqrt
 from pathlib import Path

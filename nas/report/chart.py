@@ -235,7 +235,7 @@ def _draw_keys(canvas: Canvas, axes: Axes, area: Box) -> None:
 
 
 def _marks(line: Line) -> dict[str, object]:
-    """The looks of a line's marks."""
+    """The style of a line's marks."""
     return {
         "fill": line.face or line.colour,
         "stroke": line.edge or (line.colour if line.face else "none"),

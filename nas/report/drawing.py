@@ -175,7 +175,7 @@ def _ports(layout: Layout) -> dict[tuple[int, int], float]:
 
 
 def _draw_curve(pen: _Pen, points: Sequence[Point], shade: str, labelled: bool) -> None:
-    """A smooth line, level at every point, with a white border that shows which of two crossing lines lies above."""
+    """A smooth line, level at every point, with a white border that shows which of two crossing lines is on top."""
     places = [pen.at(*point) for point in points]
     width = 2.0 if labelled else 1.3
     (x, y), back = places[-1], ARROW_LENGTH

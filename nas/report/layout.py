@@ -2,7 +2,7 @@
 
 After Sugiyama: nodes are placed in layers by their longest path from an input, with a column for operation labels
 between two layers. An edge passes each column on its way in its own slot, and one of these slots holds its label, so no
-label lies on another label, on a box or on another edge. A local search orders the columns for few crossings. Equal
+label covers another label, a box or another edge. A local search orders the columns for few crossings. Equal
 graphs have equal layouts.
 """
 

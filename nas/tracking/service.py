@@ -1,4 +1,4 @@
-"""One process that shows all stages of a run in MLflow: importing MLflow costs seconds, which each stage would pay."""
+"""One process that logs all stages of a run to MLflow, so that MLflow is imported once and not by each stage."""
 
 import logging
 import os
@@ -27,34 +27,29 @@ class TrackingService:
 
     @classmethod
     def start(cls) -> Self:
-        """Start the process, unless NAS_TRACKING=off. Stages may connect at once."""
+        """Start the process, unless NAS_TRACKING=off. Stages may connect at once.
+
+        Without a usable temporary folder there is no service, and each stage starts a process of its own.
+        """
         if os.environ.get("NAS_TRACKING", "").lower() == "off":
             return cls(None, None)
-        folder = Path(tempfile.mkdtemp(prefix="nas-"))  # a short path: the name of a socket has at most 104 bytes
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            listener.bind(str(folder / "socket"))
-            listener.listen(64)
-            process = subprocess.Popen(
-                [sys.executable, "-m", "nas.tracking.worker", str(listener.fileno())],
-                pass_fds=[listener.fileno()],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                encoding="utf-8",
-                env=surrounding_path(),
-                start_new_session=True,
-            )
-        return cls(process, folder)
+        folder = None
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="nas-"))
+            return cls(start_service(folder / "socket"), folder)
+        except OSError:  # for instance a TMPDIR too long for a socket's path, which has at most 104 bytes
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            return cls(None, None)
 
     def close(self) -> None:
         """Wait until all events are logged, at most `patience` seconds. A failure is reported as one warning."""
         if self._process is None or self._folder is None:
             return
         try:
-            said, _ = self._process.communicate(timeout=self._patience)  # closes its stdin, which asks it to end
-            if said or self._process.returncode:
-                warn(said.strip() or f"its process ended with code {self._process.returncode}")
+            failure, _ = self._process.communicate(timeout=self._patience)  # closes its stdin, which asks it to end
+            if failure or self._process.returncode:
+                warn(failure.strip() or f"its process ended with code {self._process.returncode}")
         except subprocess.TimeoutExpired:
             self._process.kill()
             warn(f"MLflow did not finish within {self._patience:g} s")
@@ -67,6 +62,23 @@ class TrackingService:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def start_service(address: Path) -> "subprocess.Popen[str]":
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(address))
+        listener.listen(64)
+        return subprocess.Popen(
+            [sys.executable, "-m", "nas.tracking.worker", str(listener.fileno())],
+            pass_fds=[listener.fileno()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+            env=surrounding_path(),
+            start_new_session=True,
+        )
 
 
 def warn(reason: str) -> None:

@@ -1,4 +1,4 @@
-"""The stage's end of tracking: it sends events to a separate process, `nas.tracking.worker`.
+"""The side of tracking that runs in a stage. It sends events to a separate process, `nas.tracking.worker`.
 
 Importing MLflow takes seconds of pure Python, which in a thread would slow down training. A process of its own uses
 another core, can hang without blocking the stage, outlives a killed stage long enough to report it, and can be killed.
@@ -20,13 +20,13 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 PATIENCE = 60.0  # seconds that closing may take; MLflow starts in 4, or in 25 without bytecode on a busy machine
-SERVICE = "NAS_TRACKER"  # the address of a service that shows the stages of a whole run (nas/tracking/service.py)
-DVC_TAGS = {"dvc.stage": "DVC_STAGE", "dvc.exp": "DVC_EXP_NAME"}  # tag -> the environment variable in which DVC says it
+SERVICE = "NAS_TRACKER"  # the socket of a service that logs all stages of a run (nas/tracking/service.py)
+DVC_TAGS = {"dvc.stage": "DVC_STAGE", "dvc.exp": "DVC_EXP_NAME"}  # tag -> DVC's environment variable
 logger = logging.getLogger(__name__)
 
 
 def connected(path: str) -> TextIO:
-    """A text stream to the socket at `path`. Raises OSError if nobody listens."""
+    """A text stream to the socket at `path`. Raises OSError if no process listens on it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as service:
         service.connect(path)
         return service.makefile("w", encoding="utf-8")
@@ -147,9 +147,9 @@ class Tracker:
             with suppress(OSError):
                 self._sink.close()
             return
-        said, _ = self._process.communicate()
-        if said or self._process.returncode:
-            self._warn(said.strip() or f"its process ended with code {self._process.returncode}")
+        failure, _ = self._process.communicate()
+        if failure or self._process.returncode:
+            self._warn(failure.strip() or f"its process ended with code {self._process.returncode}")
 
     def _warn(self, reason: str) -> None:
         if not self._warned:  # the feeder and `close` may both fail
@@ -161,8 +161,8 @@ def status_of(error: BaseException | None) -> str:
     """MLflow's status for how a stage ended. An exception may define its own, as Interrupted does."""
     if error is None or (isinstance(error, SystemExit) and not error.code):
         return "FINISHED"
-    asked = getattr(error, "mlflow_status", None)
-    return str(asked or ("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"))
+    own = getattr(error, "mlflow_status", None)
+    return str(own or ("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"))
 
 
 def start_worker() -> "subprocess.Popen[str] | None":

@@ -35,7 +35,7 @@ SHARED = ("git.commit", "dvc.exp")  # tags of the last stage that ran, copied to
 
 
 class TrackingError(ValueError):
-    """The view cannot be opened; the message says what to do."""
+    """The view cannot be opened. The message says what to do."""
 
 
 def home(root: Path) -> Path:

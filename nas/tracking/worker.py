@@ -35,7 +35,7 @@ def events(lines: TextIO, last_seconds: int = LAST_SECONDS) -> Iterator[dict[str
 
 
 def follow(source: Iterator[dict[str, Any]], view_of: Callable[[Path], View] = View, alone: Any = None) -> None:
-    """Show one stage execution. `alone`: held while MLflow is called, where several stages share a view."""
+    """Show one stage execution. `alone`: a lock held while MLflow is called, if several stages share a view."""
     alone = nullcontext() if alone is None else alone
     first = next(source)
     if first["event"] != "open":
@@ -72,9 +72,9 @@ def show(shown: StageView, event: Mapping[str, Any], folder: Path) -> None:
 
 
 class Service:
-    """Shows every stage that connects to a socket, each in a thread; MLflow sees one call at a time.
+    """Logs every stage that connects to a socket, each in a thread. MLflow is called by one thread at a time.
 
-    The first failure ends tracking: what follows is read and dropped, so that no stage waits for a dead server.
+    The first failure ends tracking: later events are read and dropped, so that no stage waits for a dead server.
     """
 
     def __init__(self, listener: socket.socket) -> None:
@@ -87,13 +87,13 @@ class Service:
             self.views[root] = View(root)
         return self.views[root]
 
-    def run(self, asked: TextIO) -> str:
-        """Serve until `asked` ends, then finish what came before; the first failure, if any."""
+    def run(self, lifeline: TextIO) -> str:
+        """Serve until `lifeline` ends, finish what was received, and return the first failure, or an empty text."""
         threads: list[Thread] = []
         self.listener.setblocking(False)
         import_mlflow()  # while the first stage still loads its data
         while True:
-            ready, _, _ = select.select([self.listener.fileno(), asked.fileno()], [], [])
+            ready, _, _ = select.select([self.listener.fileno(), lifeline.fileno()], [], [])
             if self.listener.fileno() in ready:
                 connection, _ = self.listener.accept()
                 connection.setblocking(True)
@@ -131,9 +131,9 @@ def described(error: Exception) -> str:
 
 
 def main() -> int:
-    """`python -m nas.tracking.worker [FD]`: one stage on stdin, or with the number of a listening socket a service."""
+    """`python -m nas.tracking.worker [FD]`: log one stage from stdin or, given a listening socket, all that connect."""
     report = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # MLflow prints; stderr leads nowhere
+    os.dup2(2, 1)  # MLflow prints to stdout; stderr is discarded
     sys.modules.update(dict.fromkeys(UNNEEDED))  # type: ignore[arg-type]  # None makes an import fail
     failure = ""
     try:

@@ -1,4 +1,4 @@
-"""From the record of a search to sized architectures: the method's rule, then the width of each network."""
+"""Derive sized architectures from the record of a search: by the method's rule, then by a width for each network."""
 
 from typing import Any
 

@@ -44,7 +44,7 @@ def evaluate(
     """Measure every network whose weights lie in the folder `weights`.
 
     Args:
-        recipe: how the networks were retrained; says their seeds, and which epochs' weights were kept.
+        recipe: how the networks were retrained: their seeds, and the epochs whose weights were kept.
         data: the test split.
         batch: images per forward pass.
     """
@@ -88,7 +88,7 @@ def look_up(
     sha256: str,
     history: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any] | None:
-    """What a benchmark table says of each architecture, and of the search's incumbent at every epoch.
+    """The figures of a benchmark table for each architecture, and for the search's incumbent at every epoch.
 
     Sizes are those at `retrain.cells` and the architecture's channels.
 

@@ -1,4 +1,4 @@
-"""Where the trials of `make repro` run, and when they cannot."""
+"""On which GPU each trial of `make repro` runs, and when the launcher refuses to start."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nas.commands.launch import slots
-from nas.commands.repository import LaunchError, refuse_broken_lock, refuse_company
+from nas.commands.repository import LaunchError, refuse_broken_lock, refuse_running
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,30 +20,30 @@ ROOT = Path(__file__).parents[2]
     [
         ("0,1,2", None, ["0", "1", "2"]),  # one on each
         ("3, 5", 1, ["3"]),
-        ("3,5", 3, ["3", "5", "3"]),  # asked for
+        ("3,5", 3, ["3", "5", "3"]),  # more jobs than GPUs, on request
         ("GPU-8a,GPU-9b", None, ["GPU-8a", "GPU-9b"]),
-        ("1", None, ["1"]),  # never two that nobody asked for on the only one
+        ("1", None, ["1"]),  # by default one job per GPU
         ("1", 2, ["1", "1"]),
     ],
 )
-def test_trials_take_the_named_gpus_in_turn(monkeypatch, named, jobs, expected):
+def test_trials_use_the_given_gpus_in_turn(monkeypatch, named, jobs, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
     assert slots(jobs, "cuda") == expected
 
 
 @pytest.mark.parametrize(("there", "expected"), [(4, ["0", "1", "2", "3"]), (0, [""])])
-def test_where_none_is_named_all_gpus_are_taken(monkeypatch, there, expected):
+def test_without_cuda_visible_devices_all_gpus_are_used(monkeypatch, there, expected):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
     assert slots(None, "cuda") == expected
 
 
-def test_on_a_cpu_no_gpu_is_named(monkeypatch):
+def test_on_a_cpu_no_gpu_is_chosen(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
     assert (slots(None, "cpu"), slots(3, "cpu")) == ([""] * 2, [""] * 3)
 
 
-def test_half_of_a_lock_is_told_with_the_remedy(tmp_path, monkeypatch):
+def test_an_incomplete_lock_is_reported_with_a_remedy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refuse_broken_lock()  # none yet
     whole = (ROOT / "dvc.lock").read_text()
@@ -57,10 +57,10 @@ def test_half_of_a_lock_is_told_with_the_remedy(tmp_path, monkeypatch):
     refuse_broken_lock()
 
 
-@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="processes tell their command on Linux alone")
-def test_a_trial_that_outlived_its_launcher_is_named(tmp_path, monkeypatch):
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc")
+def test_a_process_of_an_earlier_run_is_reported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refuse_company()  # no DVC was here
+    refuse_running()  # no DVC was here
     busy = tmp_path / ".dvc" / "tmp" / "rwlock"
     busy.parent.mkdir(parents=True)
     command = [sys.executable, "-c", "input()", "-m", "dvc", "repro", "-s", "search@darts-0"]
@@ -71,10 +71,10 @@ def test_a_trial_that_outlived_its_launcher_is_named(tmp_path, monkeypatch):
         for held in ({"read": {"nas": [info]}}, {"read": {}, "write": {"runs": info}}):
             busy.write_text(json.dumps(held))
             with pytest.raises(LaunchError, match=rf"process {trial.pid} of .*dvc repro -s search@darts-0"):
-                refuse_company()
+                refuse_running()
         trial.communicate(b"\n")
-    refuse_company()  # gone by now
+    refuse_running()  # gone by now
     busy.write_text(json.dumps({"read": {"nas": [{"pid": 1, "cmd": "dvc repro"}]}}))
-    refuse_company()  # the number is another process's
+    refuse_running()  # the number is another process's
     busy.write_text("{")
-    refuse_company()
+    refuse_running()

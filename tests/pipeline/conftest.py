@@ -14,7 +14,7 @@ from tests.pipeline.project import Project, environment, make
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all processes of this test session see."""
+    """A folder that all processes of this test session share."""
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own) / "pipeline"
     folder.mkdir(exist_ok=True)
@@ -22,7 +22,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def once(shared: Path, name: str, build: Callable[[Project], str], wait: bool = True) -> Project | None:
-    """The project of that name, built by the first process that asks; None when another builds it and `wait` is off."""
+    """The project of that name, built by the first process to need it. None if another builds it and not `wait`."""
     folder, log = shared / name / "project", shared / name / "log"
     folder.parent.mkdir(exist_ok=True)
     with (shared / f"{name}.lock").open("w") as lock:
@@ -37,7 +37,7 @@ def once(shared: Path, name: str, build: Callable[[Project], str], wait: bool = 
 
 
 def seed(shared: Path) -> Project:
-    """What all of them are copies of: the working tree at one moment, whatever is edited in it meanwhile."""
+    """The project that all others are copies of: the working tree at one moment, despite later edits."""
     folder = shared / "seed"
     with (shared / "seed.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -48,23 +48,23 @@ def seed(shared: Path) -> Project:
 
 
 def build_plain(project: Project) -> str:
-    said = project.dvc("repro")
+    output = project.dvc("repro")
     project.commit()
-    return said
+    return output
 
 
 def build_tracked(project: Project) -> str:
     del project.environment["NAS_TRACKING"]
-    said = project.dvc("repro", "--no-run-cache")
+    output = project.dvc("repro", "--no-run-cache")
     project.commit()
-    return said
+    return output
 
 
 @pytest.fixture(scope="session")
 def base(shared: Path) -> Project:
-    """The whole pipeline run without MLflow, and committed."""
+    """A project after a run of the pipeline without MLflow, committed."""
     found = once(shared, "base", build_plain, wait=False)
-    if found is None:  # another process is at it: make the other one meanwhile
+    if found is None:  # another process builds it: build the other project in the meantime
         once(shared, "tracked", build_tracked)
         found = once(shared, "base", build_plain)
     assert found is not None
@@ -73,7 +73,7 @@ def base(shared: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def tracked(shared: Path) -> Project:
-    """The whole pipeline run in another clone, with a cache of its own and with MLflow."""
+    """Another project after a run of the pipeline, with a cache of its own and with MLflow."""
     found = once(shared, "tracked", build_tracked)
     assert found is not None
     return found
@@ -81,7 +81,7 @@ def tracked(shared: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def base_log(base: Project) -> str:
-    """What DVC and the stages said when `base` ran."""
+    """The output of DVC and the stages when `base` ran."""
     return (base.folder.parent / "log").read_text()
 
 
@@ -92,7 +92,7 @@ def clone(base: Project, tmp_path: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def wired(shared: Path) -> Project:
-    """The pipeline run with stubs in place of the stages (see stub.py): DVC's decisions without torch."""
+    """A project after a run with stubs for stages (see stub.py), to test the decisions of DVC without torch."""
     python = shared / "stub" / "python"
     if not python.exists():
         python.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Copies of this project in temporary folders, small enough to run, and what DVC says of them."""
+"""Copies of this project in temporary folders, small enough to run, and the output of DVC in them."""
 
 import os
 import re
@@ -14,7 +14,7 @@ import yaml
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
-# Small, yet with several steps and epochs to be interrupted between.
+# Small, but with several steps and epochs between which a run can be interrupted.
 TINY = {
     "methods": ["random", "darts"],
     "seeds": [0],
@@ -53,20 +53,20 @@ class Project:
         return self.folder / name
 
     def start(self, *command: str, **kwargs: Any) -> "subprocess.Popen[str]":
-        """The command in a process group of its own, all that it says in one pipe."""
+        """Start a command in a process group of its own, with stdout and stderr in one pipe."""
         pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen(
             command, cwd=self.folder, env=self.environment, start_new_session=True, **{**pipe, **kwargs}
         )
 
     def run(self, *command: str, code: int | None = 0) -> str:
-        """What the command said; it has to end with `code`, None for any failure."""
+        """Run a command and return its output. Its exit code must be `code`; None stands for any failure."""
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False, timeout=900
         )
-        said = done.stdout + done.stderr
-        assert done.returncode == code or (code is None and done.returncode), f"{command}: {done.returncode}\n{said}"
-        return said
+        output = done.stdout + done.stderr
+        assert done.returncode == code or (code is None and done.returncode), f"{command}: {done.returncode}\n{output}"
+        return output
 
     def dvc(self, *arguments: str, code: int | None = 0) -> str:
         return self.run("dvc", *arguments, code=code)
@@ -80,11 +80,12 @@ class Project:
         return tree
 
     def edit(self, **changes: Any) -> None:
-        """Set, by dotted name (`__` for a dot), values in params.yaml; None removes the key."""
+        """Set values in params.yaml by dotted name, with `__` for a dot. None removes the key."""
         self.set({name.replace("__", "."): value for name, value in changes.items()})
 
     def set(self, changes: dict[str, Any]) -> None:
         reader, path = YAML(), self.path("params.yaml")
+        reader.Representer = type("Representer", (reader.Representer,), {})  # DVC uses the original class
         reader.representer.add_representer(
             type(None), lambda shown, _: shown.represent_scalar("tag:yaml.org,2002:null", "null")
         )
@@ -105,7 +106,7 @@ class Project:
         return stages
 
     def outs(self, *stages: str) -> dict[str, str]:
-        """Output -> checksum, by dvc.lock."""
+        """Output -> checksum in dvc.lock."""
         lock = self.lock()
         return {out["path"]: out["md5"] for stage in stages or lock for out in lock[stage].get("outs", [])}
 
@@ -117,7 +118,7 @@ class Project:
         return sorted(self.path(".nas/ckpt").glob("*/*.pt"))
 
     def forget(self, *stages: str) -> None:
-        """Make as if these stages had never run: no outputs, no entry in dvc.lock, no run cache."""
+        """Remove every trace of these stages: outputs, entries in dvc.lock, the run cache."""
         path = self.path("dvc.lock")
         whole = yaml.safe_load(path.read_text())
         for stage in stages:
@@ -136,7 +137,7 @@ class Project:
 
 
 def is_clocked(path: str) -> bool:
-    """Whether an output holds what a run cost, and so differs from run to run."""
+    """Whether an output contains times, which differ from run to run."""
     return path.endswith(".cost.json") or path.startswith("report/table.") or path == "report/index.html"
 
 
@@ -158,7 +159,7 @@ def make(folder: Path, home: Path) -> Project:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """This process's, without any setting of Git, DVC, MLflow or nas that would decide in our place."""
+    """This process's environment without any setting of Git, DVC, MLflow or nas."""
     home.mkdir(parents=True, exist_ok=True)
     own = {name: value for name, value in os.environ.items() if not name.startswith(NOT_OURS)}
     names = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
@@ -180,18 +181,18 @@ def environment(home: Path) -> dict[str, str]:
     }
 
 
-def ran(said: str) -> set[str]:
-    """The stages that DVC ran, by what it said."""
-    return set(re.findall(r"^Running stage '([^']+)'", said, re.MULTILINE))
+def ran(output: str) -> set[str]:
+    """The stages that were run, according to the output of DVC or of the launcher."""
+    return set(re.findall(r"^Running stage '([^']+)'", output, re.MULTILINE))
 
 
 def family(key: str, *verbs: str) -> set[str]:
-    """Stages of one trial, all four or the named ones."""
+    """The stages of one trial: all four, or the given ones."""
     return {f"{verb}@{key}" for verb in verbs or ("search", "derive", "retrain", "evaluate")}
 
 
 def wait_until(found: Callable[[], Any], seconds: float, what: str, every: float = 0.01) -> Any:
-    """The first true value of `found`, asked for every so many seconds."""
+    """The first true value of `found`, which is called every `every` seconds."""
     end = time.monotonic() + seconds
     while not (value := found()):
         assert time.monotonic() < end, f"waited {seconds:g} s for {what}"

@@ -1,8 +1,8 @@
 """Stands in for `python -m stages.<verb> [--run key]`: writes the outputs that dvc.yaml names, and nothing else.
 
-Each holds a hash of all that dvc.yaml says the stage reads, so that whatever may change downstream does change; costs
-hold a clock, as the real ones do. Metrics have the keys of the real ones, with values from the hash. With it DVC's own
-decisions are tested without torch.
+Each holds a hash of all that the stage reads according to dvc.yaml, so that whatever may change downstream does change.
+Costs hold a time, as the real ones do; metrics have the keys of the real ones, with values from the hash. This tests
+DVC's decisions without torch.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def content(name, read):
-    """Of the file of that name, from the hash of all that its stage reads."""
+    """The content of the file of that name, from the hash of all that its stage reads."""
     if name.endswith(".cost.json"):
         return {"seconds": time.time_ns() / 1e9}
     if name == "derive.metrics.json":

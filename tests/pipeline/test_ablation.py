@@ -1,4 +1,4 @@
-"""An ablation through DVC: the stages are stubs (see stub.py), experiments, refs and metrics the real ones."""
+"""An ablation through DVC: the stages are stubs (see stub.py); experiments, refs and metrics are real."""
 
 import json
 import os
@@ -29,14 +29,14 @@ RUN = (sys.executable, "-m", "nas", "ablate", "run", "rate")
 
 @pytest.fixture
 def project(stub):
-    """A committed project with the ablation `rate` in it, and `python` standing for the stages' one."""
+    """A committed project with the ablation `rate`, whose stages are stubs."""
     stub.path("presets/ablations/rate.yaml").write_text(ABLATION)
     stub.commit()
     return stub
 
 
 def shim(project, script):
-    """Put a shell script before the `python` that the stages run with; "$@" is what it was called with."""
+    """Run a shell script before every `python` command of a stage; "$@" is the arguments."""
     path = project.path(".nas/bin/python")
     path.parent.mkdir(parents=True, exist_ok=True)
     after = project.environment["PATH"]
@@ -47,49 +47,49 @@ def shim(project, script):
 
 
 def experiments(project):
-    """Name -> commit, of every experiment."""
+    """Name -> commit of every experiment."""
     lines = project.run("git", "for-each-ref", "--format=%(refname) %(objectname)", "refs/exps/*/*/*").splitlines()
     return {name.rpartition("/")[2]: commit for name, commit in map(str.split, lines)}
 
 
 def error_in(project, experiment):
-    """The test error that an experiment's commit holds."""
+    """The test error in an experiment's commit."""
     text = project.run("git", "show", f"{experiments(project)[experiment]}:runs/darts-0/evaluate.metrics.json")
     return json.loads(text)["main"]["test_error"]
 
 
-def started(said):
-    return set(re.findall(r"^(\S+): started", said, re.MULTILINE))
+def started(output):
+    return set(re.findall(r"^(\S+): started", output, re.MULTILINE))
 
 
-def test_an_ablation_runs_what_is_missing_and_ends_in_a_table_of_the_recorded_metrics(project, monkeypatch):
+def test_an_ablation_runs_missing_variants_and_prints_a_table_of_the_recorded_metrics(project, monkeypatch):
     before = project.path("params.yaml").read_bytes()
     slow, fast = "ablation-rate-slow", "ablation-rate-fast"
 
-    # The first time one variant fails: it is named with its log, and the other is in the table.
+    # First, one variant fails: the error names its log, and the other variant is in the table.
     broken = shim(project, 'grep -q "alpha_lr: 0.5" params.yaml && { echo "out of memory" >&2; exit 3; }')
-    said = project.run(*RUN, code=1)
-    assert started(said) == {slow, fast}
-    assert "error: variant 'fast' did not finish; see .nas/ablations/ablation-rate-fast.log" in said
+    output = project.run(*RUN, code=1)
+    assert started(output) == {slow, fast}
+    assert "error: variant 'fast' did not finish; see .nas/ablations/ablation-rate-fast.log" in output
     assert "out of memory" in project.path(".nas/ablations/ablation-rate-fast.log").read_text()
     assert experiments(project).keys() == {slow}
-    assert f"{error_in(project, slow):.2f}" in said
+    assert f"{error_in(project, slow):.2f}" in output
 
-    # The second time only the missing one runs, the third time none.
+    # The second run runs only the missing variant, the third none.
     broken.unlink()
-    said = project.run(*RUN, "--out", ".nas/table.md")
-    assert started(said) == {fast}
-    assert "Does the rate matter?" in said
+    output = project.run(*RUN, "--out", ".nas/table.md")
+    assert started(output) == {fast}
+    assert "Does the rate matter?" in output
     lines = project.path(".nas/table.md").read_text().splitlines()
     rows = {line.split(" | ")[0]: line.split(" | ") for line in lines if line.startswith("|")}
     for label, name in (("| slow", slow), ("| fast", fast)):
         assert rows[label][1:6] == ["DARTS", "1", f"{error_in(project, name):.2f} ± –", "0.500", "25.00"]
     assert rows["| slow"][3] != rows["| fast"][3]
     assert not started(project.run(*RUN))
-    assert project.run("git", "status", "--porcelain") == "", "the working tree is no experiment's"
+    assert project.run("git", "status", "--porcelain") == "", "an experiment has changed the working tree"
     assert project.path("params.yaml").read_bytes() == before
 
-    # Another value replaces the experiment of the name.
+    # A variant with another value replaces the experiment of the same name.
     found = experiments(project)
     project.path("presets/ablations/rate.yaml").write_text(ABLATION.replace("0.5", "0.25"))
     assert started(project.run(*RUN)) == {fast}
@@ -97,13 +97,13 @@ def test_an_ablation_runs_what_is_missing_and_ends_in_a_table_of_the_recorded_me
     assert experiments(project)[fast] != found[fast]
     assert "0.25" in project.dvc("exp", "show", "--csv")
 
-    # A commit of something else leaves them found, another code does not.
+    # They are still found after a commit that changes neither params nor code, but not after a change of the code.
     monkeypatch.chdir(project.folder)
     project.commit()
     variants, state = read("rate"), working_state()
     assert all(find(variant, state) for variant in variants)
     with project.path("nas/methods/darts.py").open("a") as text:
-        text.write("\n# a remark\n")
+        text.write("\n# a comment\n")
     assert not any(find(variant, working_state()) for variant in variants)
     refusal = Experiments([""], state).experiment(variants[0])
     assert refusal == "not started, because params.yaml or the code has changed since the ablation started"
@@ -114,7 +114,7 @@ def test_an_ablation_runs_what_is_missing_and_ends_in_a_table_of_the_recorded_me
     assert "up to date" in project.dvc("status", "evaluate@darts-0")
 
 
-def test_ctrl_c_ends_what_runs_and_leaves_what_is_finished(project):
+def test_ctrl_c_stops_running_variants_and_keeps_finished_ones(project):
     asleep = project.path(".nas/asleep")
     shim(project, 'grep -q "alpha_lr: 0.5" params.yaml && echo $$ > "$DVC_ROOT/.nas/asleep" && exec sleep 600')
     running = project.start(*RUN, "--jobs", "2")
@@ -123,22 +123,22 @@ def test_ctrl_c_ends_what_runs_and_leaves_what_is_finished(project):
         wait_until(lambda: log.exists() and "Ran experiment(s)" in log.read_text(), 120, "the variant that finishes")
         wait_until(asleep.exists, 120, "the variant that waits")
         os.kill(running.pid, signal.SIGINT)
-        said, _ = running.communicate(timeout=60)
+        output, _ = running.communicate(timeout=60)
     finally:
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)
-    assert running.returncode == 1, said
-    assert "error: variant 'fast' did not finish" in said
+    assert running.returncode == 1, output
+    assert "error: variant 'fast' did not finish" in output
     with pytest.raises(ProcessLookupError):
         os.kill(int(asleep.read_text()), 0)
     assert experiments(project).keys() == {"ablation-rate-slow"}
-    assert not list(project.path(".dvc/tmp/exps/standalone").glob("tmp*")), "DVC has tidied up"
+    assert not list(project.path(".dvc/tmp/exps/standalone").glob("tmp*")), "DVC has left temporary copies"
     assert project.run("git", "status", "--porcelain") == ""
 
 
-def test_a_variant_that_cannot_be_is_refused_before_anything_runs(project):
+def test_an_invalid_variant_is_refused_before_anything_runs(project):
     wrong = ABLATION.replace("alpha_lr: 0.5", "alpha_rl: 0.5")
     project.path("presets/ablations/rate.yaml").write_text(wrong)
-    said = project.run(*RUN, code=1)
-    assert "error: presets/ablations/rate.yaml, variant 'fast': 'search.darts.alpha_rl' is not a known key." in said
+    output = project.run(*RUN, code=1)
+    assert "error: presets/ablations/rate.yaml, variant 'fast': 'search.darts.alpha_rl' is not a known key." in output
     assert not experiments(project)

@@ -1,4 +1,4 @@
-"""DVC's own views and experiments over the pipeline's files."""
+"""DVC's own views and experiments on the files of the pipeline."""
 
 import csv
 import io
@@ -26,8 +26,8 @@ def test_metrics_plots_and_parameters_are_shown(clone):
         for verb in ("search", "derive", "retrain", "evaluate"):
             name = f"{verb}.metrics.json"
             assert metrics[f"runs/{method}-0/{name}"]["data"] == json.loads((folder / name).read_text())
-    said = clone.dvc("plots", "show", "--out", "plots")
-    assert "WARNING" not in said, said  # of a file that is left out
+    output = clone.dvc("plots", "show", "--out", "plots")
+    assert "WARNING" not in output, output  # that a file is left out
     text = clone.path("plots/index.html").read_text()
     for key in ("random-0", "darts-0"):
         assert f"search {key}" in text
@@ -37,17 +37,17 @@ def test_metrics_plots_and_parameters_are_shown(clone):
     assert found == {"params.yaml": {"search.darts.alpha_lr": {"old": 0.003, "new": 0.02, "diff": 0.017}}}
 
 
-def test_an_experiment_runs_what_its_change_touches(stub):
+def test_an_experiment_runs_the_stages_that_its_change_affects(stub):
     stub.commit()
-    said = stub.dvc("exp", "run", "-n", "faster", "-S", "search.darts.alpha_lr=0.01")
-    assert ran(said) == {f"{verb}@darts-0" for verb in ("search", "derive", "retrain", "evaluate")} | {"report"}
+    output = stub.dvc("exp", "run", "-n", "faster", "-S", "search.darts.alpha_lr=0.01")
+    assert ran(output) == {f"{verb}@darts-0" for verb in ("search", "derive", "retrain", "evaluate")} | {"report"}
     rows = shown(stub)
     assert rows["faster"]["search.darts.alpha_lr"] == "0.01"
     assert rows["main"]["search.darts.alpha_lr"] == "0.003"
 
 
 def test_a_queued_experiment_keeps_database_and_checkpoints_in_the_main_repository(clone):
-    """The queue works in a passing copy of the project; only the experiment's results may leave with it."""
+    """The queue works in a temporary copy of the project, which is deleted with everything but the results."""
     clone.set({"methods": ["random"]})
     clone.dvc("repro", "report")
     clone.commit()
@@ -69,7 +69,7 @@ def test_a_queued_experiment_keeps_database_and_checkpoints_in_the_main_reposito
     assert row["evaluate.batch"] == "7"
     evaluated = json.loads(clone.path("runs/random-0/evaluate.metrics.json").read_text())
     assert float(row["main.test_error"]) == pytest.approx(evaluated["main"]["test_error"], abs=0.01)
-    assert clone.run("git", "status", "--porcelain") == "", "the workspace is not the experiment's"
+    assert clone.run("git", "status", "--porcelain") == "", "the experiment has changed the workspace"
     assert clone.path(".nas/ckpt").is_dir()
     assert not list(clone.path(".nas/ckpt").iterdir())
     with closing(sqlite3.connect(clone.path("mlflow.db"))) as view:

@@ -1,4 +1,4 @@
-"""A parameter file that cannot be used stops every stage before anything is written."""
+"""An invalid params.yaml stops every stage before anything is written."""
 
 import shutil
 from importlib import import_module
@@ -22,7 +22,7 @@ FAULTS = {
 
 @pytest.fixture
 def bare(tmp_path, monkeypatch):
-    """A folder with params.yaml alone, where this process stands."""
+    """The current folder, which contains only params.yaml."""
     shutil.copy(ROOT / "presets/digits.yaml", tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NAS_TRACKING", "off")
@@ -45,7 +45,7 @@ def test_a_stage_names_the_key_and_writes_nothing(bare, verb, fault):
 
 
 @pytest.mark.parametrize("verb", TRIAL)
-def test_a_stage_refuses_a_trial_that_params_do_not_ask_for(bare, verb):
+def test_a_stage_refuses_a_trial_that_is_not_in_params(bare, verb):
     found = stage(verb, "--run", "darts-7")
     assert found.exit_code == 1
     assert found.stderr.startswith("error: --run darts-7: not a trial of params.yaml, which asks for random-0")
@@ -53,22 +53,22 @@ def test_a_stage_refuses_a_trial_that_params_do_not_ask_for(bare, verb):
 
 
 @pytest.mark.slow
-def test_repro_fails_and_leaves_the_other_outputs_alone(clone):
+def test_repro_fails_and_keeps_the_other_outputs(clone):
     good, lock = clone.path("params.yaml").read_text(), clone.path("dvc.lock").read_bytes()
     clone.set({"evaluate.batches": 7})
-    said = clone.dvc("repro", code=None)
-    assert "'evaluate.batches' is not a known key. Did you mean 'batch'?" in said
-    assert ran(said) == {"evaluate@random-0"}
+    output = clone.dvc("repro", code=None)
+    assert "'evaluate.batches' is not a known key. Did you mean 'batch'?" in output
+    assert ran(output) == {"evaluate@random-0"}
     assert clone.path("dvc.lock").read_bytes() == lock
     lost = {path for path in clone.outs() if not clone.path(path).exists()}
     assert lost <= set(clone.outs("evaluate@random-0"))
 
     clone.path("params.yaml").write_text(good)
     clone.set({"retrain.cells": None})
-    said = clone.dvc("repro", code=None)
-    assert "retrain.cells" in said
-    assert "missing" in said
-    assert not ran(said)
+    output = clone.dvc("repro", code=None)
+    assert "retrain.cells" in output
+    assert "missing" in output
+    assert not ran(output)
 
     clone.path("params.yaml").write_text(good)
     assert not ran(clone.dvc("repro"))

@@ -1,4 +1,4 @@
-"""The whole pipeline once: what it leaves, that it is quiet afterwards, and that a second clone makes the same bits."""
+"""A run of the pipeline: its outputs, that nothing is stale afterwards, and that another clone gives the same bits."""
 
 import json
 import re
@@ -17,7 +17,7 @@ STAGES = {"prepare", "report"} | family("random-0") | family("darts-0")
 DATE = re.compile(rb"\b20\d\d-[01]\d-[0-3]\d\b|\b[0-2]\d:[0-5]\d:[0-5]\d\b")
 
 
-def test_two_clones_make_the_same_bits_whether_tracked_or_not(base, tracked):
+def test_two_clones_give_the_same_bits_with_and_without_tracking(base, tracked):
     assert base.results() == tracked.results()
     assert len(base.results()) > 20
     differ = {path for path, md5 in base.outs().items() if tracked.outs()[path] != md5}
@@ -51,19 +51,19 @@ def test_a_fresh_clone_ends_with_every_record_and_a_report(base, base_log):
 
 def test_a_second_repro_runs_nothing(base, clone):
     before = clone.path("dvc.lock").read_bytes()
-    said = clone.dvc("repro")
-    assert said.count("didn't change, skipping") == len(STAGES)
-    assert not ran(said)
+    output = clone.dvc("repro")
+    assert output.count("didn't change, skipping") == len(STAGES)
+    assert not ran(output)
     assert clone.path("dvc.lock").read_bytes() == before
     assert clone.run("git", "status", "--porcelain") == ""
 
 
-def test_lost_outputs_come_back_from_the_cache_without_running(clone):
+def test_lost_outputs_are_restored_from_the_cache(clone):
     for name in ("runs/darts-0/search.json", "runs/random-0/evaluate.json", "report/index.html"):
         clone.path(name).unlink()
-    said = clone.dvc("repro")
-    assert not ran(said)
-    assert said.count("is cached - skipping run") == 3
+    output = clone.dvc("repro")
+    assert not ran(output)
+    assert output.count("is cached - skipping run") == 3
     assert all(clone.path(path).exists() for path in clone.outs())
 
 
@@ -71,7 +71,7 @@ def results(project, key):
     return json.loads(project.path(f"runs/{key}/evaluate.json").read_text())["results"]
 
 
-def test_earlier_epochs_are_measured_beside_the_last_and_change_nothing_of_it(clone):
+def test_measuring_earlier_epochs_does_not_change_the_result_of_the_last(clone):
     (before,) = results(clone, "darts-0")
     clone.set({"methods": ["darts"], "retrain.best_of_last": 3})
     assert ran(clone.dvc("repro")) == {"retrain@darts-0", "evaluate@darts-0", "report"}
@@ -95,14 +95,14 @@ def test_given_cells_pass_through_every_stage_without_a_search(clone):
     assert "Given architectures DARTS_V1" in clone.path("report/table.md").read_text()
 
 
-def test_a_size_that_the_space_has_not_is_refused_before_the_search(clone):
+def test_a_size_that_the_space_does_not_have_is_refused_before_the_search(clone):
     clone.set({"methods": ["darts"], "search.darts.space": "nasbench201", "search.common.cells": 5, "retrain.cells": 4})
-    said = clone.dvc("repro", code=None)
-    assert "error: params.yaml: 'retrain': cells is 4, but NAS-Bench-201's skeleton has three stages" in said
-    assert "epoch 1/3" not in said
+    output = clone.dvc("repro", code=None)
+    assert "error: params.yaml: 'retrain': cells is 4, but NAS-Bench-201's skeleton has three stages" in output
+    assert "epoch 1/3" not in output
 
 
-def test_results_hold_no_path_no_host_and_no_clock(base):
+def test_results_contain_no_path_host_or_time(base):
     host = socket.gethostname().encode()
     private = [str(base.folder).encode(), str(Path.home()).encode() + b"/"] + ([host] if len(host) > 4 else [])
     for name in base.outs():

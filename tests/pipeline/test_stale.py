@@ -1,6 +1,6 @@
-"""What DVC runs after a change, and that a checkpoint's fingerprint sees the same change.
+"""What DVC runs after a change, and that the fingerprint of a checkpoint depends on the same files and parameters.
 
-DVC and dvc.yaml are the real ones; the stages are stubs (see stub.py) whose outputs change when anything changes that
+DVC and dvc.yaml are real; the stages are stubs (see stub.py) whose outputs change when anything changes that
 dvc.yaml lets them read. So the sets below are the most that a change may run.
 """
 
@@ -32,7 +32,7 @@ ALL = RANDOM | DARTS | {"prepare", "report"}
         ("methods", ["random"], {"report"}),
     ],
 )
-def test_a_changed_parameter_runs_what_reads_it(stub, name, value, expected):
+def test_a_changed_parameter_runs_the_stages_that_read_it(stub, name, value, expected):
     stub.set({name: value})
     assert ran(stub.dvc("repro")) == expected
 
@@ -46,13 +46,13 @@ def test_a_changed_parameter_runs_what_reads_it(stub, name, value, expected):
         ("nas/config/params.py", set()),
     ],
 )
-def test_a_comment_runs_what_has_the_file_as_a_dependency(stub, file, expected):
+def test_an_added_comment_runs_the_stages_that_depend_on_the_file(stub, file, expected):
     with stub.path(file).open("a") as text:
-        text.write("\n# a remark\n")
+        text.write("\n# a comment\n")
     assert ran(stub.dvc("repro")) == expected
 
 
-def test_a_parameter_set_back_comes_from_the_run_cache(stub):
+def test_after_a_parameter_is_set_back_results_come_from_the_run_cache(stub):
     before = stub.results()
     stub.set({"evaluate.batch": 7})
     stub.dvc("repro")
@@ -61,7 +61,7 @@ def test_a_parameter_set_back_comes_from_the_run_cache(stub):
     assert stub.results() == before
 
 
-def test_a_dry_run_names_the_stale_stages_and_touches_nothing(stub):
+def test_a_dry_run_lists_the_stale_stages_and_changes_nothing(stub):
     before = stub.path("dvc.lock").read_bytes()
     assert not ran(stub.dvc("repro", "--dry"))
     stub.set({"search.darts.alpha_lr": 0.01})
@@ -70,22 +70,22 @@ def test_a_dry_run_names_the_stale_stages_and_touches_nothing(stub):
     assert all(stub.path(out).exists() for out in stub.outs())
 
 
-def test_a_clone_without_data_knows_whether_the_evidence_is_current(base, tmp_path):
-    """The command of docs/reproducing.md: its words count, not its exit code."""
+def test_a_clone_without_data_can_check_whether_the_results_are_current(base, tmp_path):
+    """The command of docs/reproducing.md: its output matters, not its exit code."""
     base.run("git", "clone", "-q", str(base.folder), str(tmp_path / "fresh"))
     fresh = Project(tmp_path / "fresh", base.environment)
     assert not fresh.path("data/prepared/spec.json").exists()
-    said = fresh.dvc("repro", "--dry", "--allow-missing", "evaluate")
-    assert said.count("didn't change, skipping") == len(ALL - {"report"})
-    assert "Running stage" not in said
-    assert "ERROR" not in said
+    output = fresh.dvc("repro", "--dry", "--allow-missing", "evaluate")
+    assert output.count("didn't change, skipping") == len(ALL - {"report"})
+    assert "Running stage" not in output
+    assert "ERROR" not in output
     fresh.set({"evaluate.batch": 7})
     assert "ERROR" in fresh.dvc("repro", "--dry", "--allow-missing", "evaluate", code=None)
 
 
 @pytest.mark.parametrize("verb", ["search", "derive", "retrain", "evaluate"])
 @pytest.mark.parametrize("method", ["random", "darts"])
-def test_a_fingerprint_reads_what_dvc_tracks(wired, monkeypatch, verb, method):
+def test_a_fingerprint_covers_what_dvc_tracks(wired, monkeypatch, verb, method):
     monkeypatch.chdir(wired.folder)
     seen: dict[str, Any] = {}
 
@@ -114,7 +114,7 @@ def nested(leaves):
     return tree
 
 
-def test_another_parameter_code_or_input_is_another_fingerprint(stub, monkeypatch):
+def test_a_change_of_params_code_or_inputs_changes_the_fingerprint(stub, monkeypatch):
     monkeypatch.chdir(stub.folder)
 
     def found():
@@ -133,7 +133,7 @@ def test_another_parameter_code_or_input_is_another_fingerprint(stub, monkeypatc
     assert len(set(seen)) == len(seen)
 
 
-def test_a_copy_elsewhere_keeps_the_fingerprint(stub, wired, monkeypatch):
+def test_a_copy_in_another_folder_has_the_same_fingerprint(stub, wired, monkeypatch):
     found = []
     for project in (wired, stub):
         monkeypatch.chdir(project.folder)

@@ -16,7 +16,7 @@ PATIENCE = 300  # seconds for a stage to reach its first checkpoint, on a busy m
 
 @contextmanager
 def group(process):
-    """Nothing of the process's group is left afterwards."""
+    """Kill what is left of the process's group afterwards."""
     try:
         yield process
     finally:
@@ -26,7 +26,7 @@ def group(process):
         process.stdout.close()
 
 
-def test_a_search_resumes_after_kill_and_after_term(base, clone):
+def test_a_search_resumes_after_sigkill_and_after_sigterm(base, clone):
     stage, record = "search@darts-0", clone.path("runs/darts-0/search.json")
     clone.forget(stage)
     with group(clone.start("dvc", "repro", "-s", stage)) as dvc:
@@ -39,31 +39,31 @@ def test_a_search_resumes_after_kill_and_after_term(base, clone):
         assert any("resumes from epoch" in line for line in search.stdout)
         before = clone.checkpoints()[0].stat().st_mtime_ns
         search.terminate()
-        said = search.stdout.read()
+        output = search.stdout.read()
         assert search.wait() == 128 + signal.SIGTERM
-    assert said.endswith("stopped by SIGTERM; the next `dvc repro` resumes from the checkpoint\n")
+    assert output.endswith("stopped by SIGTERM; the next `dvc repro` resumes from the checkpoint\n")
     assert clone.checkpoints()[0].stat().st_mtime_ns > before
     assert not record.exists()
 
-    said = clone.dvc("repro")
-    assert "search darts-0: resumes from epoch" in said
-    assert ran(said) == {stage, "report"}
+    output = clone.dvc("repro")
+    assert "search darts-0: resumes from epoch" in output
+    assert ran(output) == {stage, "report"}
     assert clone.results() == base.results()
     assert json.loads(clone.path("runs/darts-0/search.cost.json").read_text())["resumed"] == 2
     assert not list(clone.path(".nas/ckpt").iterdir())
 
 
-def test_a_retraining_that_outlived_its_dvc_is_not_joined_and_an_old_checkpoint_is_not_revived(base, clone):
+def test_a_running_stage_is_not_started_twice_and_other_parameters_do_not_resume_its_checkpoint(base, clone):
     stage, folder = "retrain@darts-0", clone.path("runs/darts-0")
     clone.forget(stage)
     with group(clone.start("dvc", "repro", "-s", stage)) as dvc:
         [checkpoint] = wait_until(clone.checkpoints, PATIENCE, "a checkpoint")
         child = int((checkpoint.parent / "lock").read_text())
-        os.kill(child, signal.SIGSTOP)  # alive and at it for as long as this test needs
+        os.kill(child, signal.SIGSTOP)  # so that it is still running when it is needed
         dvc.kill()
         dvc.wait()
-        said = clone.dvc("repro", "-s", stage, code=None)
-        assert f"error: process {child} is already running this stage; wait for it to finish or stop it" in said
+        output = clone.dvc("repro", "-s", stage, code=None)
+        assert f"error: process {child} is already running this stage; wait for it to finish or stop it" in output
     assert not (folder / "retrain.json").exists()
     assert checkpoint.exists()
 
@@ -76,8 +76,8 @@ def test_a_retraining_that_outlived_its_dvc_is_not_joined_and_an_old_checkpoint_
     assert clone.checkpoints() == [checkpoint]
 
     clone.set({"retrain.lr": recipe["lr"]})
-    said = clone.dvc("repro", "-s", stage)
-    assert "resumes from" in said
+    output = clone.dvc("repro", "-s", stage)
+    assert "resumes from" in output
     assert json.loads((folder / "retrain.cost.json").read_text())["resumed"] == 1
     assert clone.results() == base.results()
     assert not list(clone.path(".nas/ckpt").iterdir())

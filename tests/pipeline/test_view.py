@@ -52,7 +52,7 @@ def test_every_epoch_and_the_test_error_are_shown_once(tracked):
     assert set(parents) <= {run for (run,) in shown}
 
 
-def test_a_rebuild_adds_nothing_to_a_full_view(tracked, tmp_path):
+def test_a_rebuild_adds_nothing_to_a_complete_view(tracked, tmp_path):
     clone: Project = tracked.copy(tmp_path / "clone")
     before = sorted(tags(clone))
     assert "0 stage runs added" in clone.run("python", "-m", "nas", "track", "rebuild")

@@ -23,10 +23,10 @@ def test_a_figure_belongs_to_the_longest_key_in_its_name():
     assert owner("accuracy.png", keys) is None
 
 
-def test_the_digest_is_of_the_content(tmp_path):
+def test_the_digest_depends_on_the_content(tmp_path):
     assert record_digest(tmp_path, "search") is None
     write_json(tmp_path / "search.metrics.json", {"valid_acc": 50.0})
-    assert record_digest(tmp_path, "search") is None  # a metric alone is no finished stage
+    assert record_digest(tmp_path, "search") is None  # a metrics file alone is not a finished stage
     write_record(tmp_path / "search.json", "search", {})
     first = record_digest(tmp_path, "search")
     write_json(tmp_path / "search.metrics.json", {"valid_acc": 51.0})
@@ -57,7 +57,7 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rebuilt(project):
-    """(lines said, stage runs added) of the first rebuild, and the view."""
+    """(printed lines, stage runs added) of the first rebuild, and the view."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's own, while it is imported
         from nas.tracking.view import View
@@ -68,13 +68,13 @@ def rebuilt(project):
 
 
 def everything(view):
-    """All runs with all that they hold."""
+    """All runs with their contents."""
     runs = view.client.search_runs([view.experiment], order_by=["start_time"])
     return json.dumps([run.to_dictionary() for run in runs])
 
 
 @pytest.mark.slow
-def test_records_become_runs_and_gaps_a_line_each(rebuilt):
+def test_records_become_runs_and_each_missing_one_is_reported(rebuilt):
     said, added, _ = rebuilt
     assert added == 3
     assert said[0] == "darts-0: skipped retrain, which has no record"
@@ -82,7 +82,7 @@ def test_records_become_runs_and_gaps_a_line_each(rebuilt):
 
 
 @pytest.mark.slow
-def test_a_rebuilt_run_holds_curves_figures_costs_and_files(rebuilt):
+def test_a_rebuilt_run_has_curves_figures_costs_and_files(rebuilt):
     view = rebuilt[2]
     search = view.find({"nas.key": "darts-0", "nas.stage": "search"})
     curve = view.client.get_metric_history(search.info.run_id, "train_loss")
@@ -109,7 +109,7 @@ def test_a_second_rebuild_adds_nothing(project, rebuilt):
 
 
 @pytest.mark.slow
-def test_a_stage_that_was_shown_live_is_not_rebuilt(project, rebuilt):
+def test_a_stage_that_was_logged_live_is_not_rebuilt(project, rebuilt):
     runs = project / "runs" / "random-0"
     with Tracker.open("search", "random-0", {}, {}, "f1", project, patience=120.0) as tracker:
         tracker.log_epoch({"train_loss": 1.0}, 0)

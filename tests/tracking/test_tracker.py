@@ -1,4 +1,4 @@
-"""Against the real MLflow. Importing it takes seconds, so one project and one cold start serve most of these tests."""
+"""The tracker with the real MLflow. Importing it takes seconds, so most tests share one project and its runs."""
 
 import logging
 import os
@@ -55,7 +55,7 @@ def finish(tracker, error=None):
 
 @pytest.fixture(scope="module", autouse=True)
 def local():
-    """No setting of the machine's owner leads the tests to a real server, nor turns them off."""
+    """Remove settings of the environment that point to a real server or turn tracking off."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("MLFLOW_", "DVC_", "NAS_"))]:
             patch.delenv(name)
@@ -65,7 +65,7 @@ def local():
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, local):
-    """Four stages that start at once on a missing database and end in four ways."""
+    """A project after four stages that started together without a database and ended in four ways."""
     root = tmp_path_factory.mktemp("project")
     (root / "dvc.lock").write_text(
         "stages:\n  prepare:\n    outs:\n    - path: data/prepared/train.safetensors\n      md5: abc\n"
@@ -84,7 +84,7 @@ def project(tmp_path_factory, local):
 
 @pytest.fixture(scope="module")
 def view(project):
-    """What is in the database."""
+    """The contents of the database."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from nas.tracking.view import View
@@ -112,7 +112,7 @@ def steps(view, run, name):
         ("darts-3", "search", "KILLED"),
     ],
 )
-def test_four_cold_starts_at_once_make_four_trials_with_their_status(view, key, stage, status):
+def test_four_stages_that_start_together_make_four_trials_with_their_status(view, key, stage, status):
     (parent,), (child,) = view.runs(key), view.runs(key, stage)
     assert (parent.info.status, child.info.status) == (status, status)
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
@@ -120,7 +120,7 @@ def test_four_cold_starts_at_once_make_four_trials_with_their_status(view, key, 
 
 
 @pytest.mark.slow
-def test_a_stage_run_says_where_it_comes_from(view):
+def test_a_stage_run_has_tags_of_its_origin(view):
     (child,) = view.runs("darts-0", "evaluate")
     expected = {
         "nas.key": "darts-0",
@@ -136,7 +136,7 @@ def test_a_stage_run_says_where_it_comes_from(view):
 
 
 @pytest.mark.slow
-def test_figures_stand_at_the_stage_and_at_the_trial_under_legal_names(view):
+def test_figures_are_logged_on_stage_and_trial_under_legal_names(view):
     (parent,), (child,) = view.runs("darts-0"), view.runs("darts-0", "evaluate")
     found = {"eps-0.1.test_error": 3.0, "top2.test_error": 4.0}
     assert parent.data.metrics == {**found, "cost.evaluate.seconds": 1.5}
@@ -144,7 +144,7 @@ def test_figures_stand_at_the_stage_and_at_the_trial_under_legal_names(view):
 
 
 @pytest.mark.slow
-def test_the_same_fingerprint_goes_on_and_another_begins_anew(project, view, tmp_path):
+def test_the_same_fingerprint_continues_a_run_and_another_starts_a_new_one(project, view, tmp_path):
     (tmp_path / "cell.txt").write_text("0")
     again = open_tracker(project, "darts-3", params={**PARAMS, "runtime.device": "cuda", "new": 1})
     other = open_tracker(project, "darts-2", fingerprint="f2")
@@ -160,11 +160,13 @@ def test_the_same_fingerprint_goes_on_and_another_begins_anew(project, view, tmp
 
 
 @pytest.mark.slow
-def test_other_parameters_are_another_trial_which_shows_the_stages_that_were_up_to_date(project, view):
+def test_other_parameters_make_another_trial_that_shows_stages_which_were_up_to_date(project, view):
     runs = project / "runs" / "darts-9"
     write_json(runs / "search.metrics.json", {"valid_acc": 70.0})
     write_json(runs / "search.cost.json", {"seconds": 8.0, "device": "cpu"})
-    write_json(runs / "evaluate.metrics.json", {"main": {"test_error": 99.0}})  # of before: this stage is to run
+    write_json(
+        runs / "evaluate.metrics.json", {"main": {"test_error": 99.0}}
+    )  # of an earlier run: this stage is about to run
     for epochs, error in ((5, 3.0), (6, 2.0)):
         params = {"retrain": {"epochs": epochs}}
         with open_tracker(project, "darts-9", "evaluate", f"of {epochs}", params) as tracker:
@@ -179,7 +181,7 @@ def test_other_parameters_are_another_trial_which_shows_the_stages_that_were_up_
 
 
 @pytest.mark.slow
-def test_a_stage_killed_with_minus_nine_goes_on_without_a_doubled_step(project, view):
+def test_a_killed_stage_continues_without_logging_a_step_twice(project, view):
     command = [sys.executable, "-c", STAGE, str(project)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as stage:
         assert stage.stdout is not None
@@ -195,7 +197,7 @@ def test_a_stage_killed_with_minus_nine_goes_on_without_a_doubled_step(project, 
 
 
 def train(root, monkeypatch, uri, patience):
-    """Seconds of five epochs, and of closing, against a server that is of no use."""
+    """Seconds that five epochs and closing take with a server that cannot be used."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     tracker = open_tracker(root, "darts-0", patience=patience)
     start = time.perf_counter()
@@ -219,7 +221,7 @@ def test_a_server_that_is_down_costs_one_warning(tmp_path, monkeypatch, caplog):
 
 
 @pytest.mark.slow
-def test_a_server_that_never_answers_holds_up_neither_training_nor_the_end(tmp_path, monkeypatch, caplog):
+def test_a_server_that_never_answers_delays_neither_training_nor_closing(tmp_path, monkeypatch, caplog):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         training, closing = train(tmp_path, monkeypatch, uri, 2.0)
@@ -231,13 +233,13 @@ def test_a_server_that_never_answers_holds_up_neither_training_nor_the_end(tmp_p
 
 def test_without_mlflow_there_is_one_warning(tmp_path, monkeypatch, caplog):
     (tmp_path / "mlflow.py").write_text("raise ModuleNotFoundError(\"No module named 'mlflow'\")")
-    monkeypatch.chdir(tmp_path)  # python -m finds it first
+    monkeypatch.chdir(tmp_path)  # which python -m searches first
     finish(open_tracker(tmp_path, "darts-0"))
     (record,) = caplog.records
     assert "run `make setup`" in record.message
 
 
-def test_switched_off_it_leaves_nothing(tmp_path, monkeypatch, caplog):
+def test_switched_off_tracking_writes_nothing(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("NAS_TRACKING", "off")
     finish(open_tracker(tmp_path, "darts-0"))
     assert list(tmp_path.iterdir()) == []
@@ -249,6 +251,6 @@ def test_the_stage_itself_never_imports_mlflow():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
-def test_an_orderly_exit_is_no_failure():
+def test_exit_code_0_is_not_a_failure():
     assert status_of(SystemExit(0)) == "FINISHED"
     assert status_of(SystemExit(1)) == "FAILED"

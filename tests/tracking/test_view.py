@@ -1,4 +1,4 @@
-"""The database: where it is, and that an older one is brought up to date."""
+"""The database: its location, and the upgrade of an older one."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 from nas.tracking.view import tracking_uri
 
-# A database as an MLflow one migration older leaves it, made by MLflow's own migrations.
+# Makes a database as MLflow's last migration but one leaves it.
 OLDER = """
 import sys
 import sqlalchemy
@@ -28,7 +28,7 @@ with engine.begin() as connection:
 """
 
 
-def test_the_database_of_a_temporary_copy_is_the_main_one(tmp_path, monkeypatch):
+def test_a_temporary_copy_uses_the_database_of_the_main_repository(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     assert tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
