@@ -38,7 +38,7 @@ def run(
     jobs: JobsOption = None,
     out: Annotated[Path | None, typer.Option(help="Also write the table to this file.")] = None,
 ) -> None:
-    """Run each variant of ablation NAME as a DVC experiment over params.yaml, then print the table.
+    """Run each variant of ablation NAME as a DVC experiment, then print the table.
 
     A variant that was already run with the same parameters and code is not run again.
     """

@@ -42,7 +42,7 @@ def convert(
     """Convert a NAS-Bench-201 file to a benchmark table.
 
     Reads the file of NAS-Bench-201 or NATS-Bench, writes the CSV that `evaluate.table` reads, and prints the lines for
-    params.yaml. Takes minutes, and the memory for the whole file.
+    params.yaml. Takes minutes, and the whole file must fit into memory.
     """
     text = as_csv(rows(load(source)))
     parse_table(text, str(source))  # before anything is written

@@ -19,14 +19,14 @@ from nas.project import PARAMS, PIPELINE, clear_errors, load, require
 SECTIONS = {
     "Run": ("repro", "status", "report"),
     "Choose": ("preset", "params", "ablate"),
-    "Look at and use results": ("track", "export"),
+    "Use results": ("track", "export"),
     "Other": ("table", "version"),
 }
 EPILOG = """\
 A first session, in a clone of the repository:
 
 \b
-  nas repro             search, retrain, evaluate and report by params.yaml
+  nas repro             run the experiment of params.yaml
   nas track ui          compare the runs in MLflow
   nas preset list       choose another protocol; then `nas preset use NAME`
 """
@@ -51,13 +51,13 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="Neural architecture search as a pipeline: params.yaml defines what is run, DVC runs what is out of date.",
+    help="Neural architecture search as a DVC pipeline: params.yaml describes the experiment; `nas repro` runs it.",
     epilog=EPILOG,
 )
 params_app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 app.add_typer(preset.app, name="preset", help="Choose a protocol: write a preset to params.yaml.")
 app.add_typer(params_app, name="params", help="Check params.yaml.")
-app.add_typer(ablate.app, name="ablate", help="Run ablations over params.yaml and print their tables.")
+app.add_typer(ablate.app, name="ablate", help="Run ablations (variants of params.yaml) and print their tables.")
 app.add_typer(track.app, name="track", help="Show the runs in MLflow.")
 app.command("export")(export.export)
 app.command("table")(benchmark.convert)

@@ -25,7 +25,7 @@ RECIPES = FOLDER / "recipes"
 DATA = FOLDER / "data"
 BASE = "digits"
 HEADER = """\
-# Every value that can change a result is here, and nothing else is. No key has a default in the code.
+# Every value that can change a result is in this file. No key has a default in the code.
 # This is {source}: {headline}
 """
 RETRAINED = """\
