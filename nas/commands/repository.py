@@ -1,4 +1,4 @@
-"""Checks before a run: dvc.lock is complete, and no process of an earlier run is still working."""
+"""Checks before a run: dvc.lock is complete, and no other process is running the pipeline."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def refuse_broken_lock() -> None:
 
 
 def refuse_running() -> None:
-    """Raise LaunchError if a process of an earlier run still holds DVC's locks. DVC would suggest no remedy."""
+    """Raise LaunchError if another process runs the pipeline. DVC would fail on its locks without a remedy."""
     try:
         held = json.loads(BUSY.read_text())
     except (OSError, ValueError):
@@ -46,6 +46,6 @@ def refuse_running() -> None:
             continue
         if re.search(r"\b(dvc|nas|launch)\b", command) and (" repro" in command or "launch" in command):
             raise LaunchError(
-                f"process {pid} of an earlier run is still working here ({command.strip()}); wait for it, or stop it "
+                f"process {pid} is running the pipeline here ({command.strip()}); wait for it, or stop it "
                 f"with `{stop}`: its progress is kept"
             )

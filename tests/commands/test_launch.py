@@ -70,7 +70,7 @@ def test_a_process_of_an_earlier_run_is_reported(tmp_path, monkeypatch):
         info = {"pid": trial.pid, "cmd": "dvc repro"}
         for held in ({"read": {"nas": [info]}}, {"read": {}, "write": {"runs": info}}):
             busy.write_text(json.dumps(held))
-            with pytest.raises(LaunchError, match=rf"process {trial.pid} of .*dvc repro -s search@darts-0"):
+            with pytest.raises(LaunchError, match=rf"process {trial.pid} is running .*dvc repro -s search@darts-0"):
                 refuse_running()
         trial.communicate(b"\n")
     refuse_running()  # gone by now
