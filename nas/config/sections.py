@@ -66,7 +66,8 @@ def _line(path: tuple[str, ...], details: list[Any], model: type[BaseModel], pre
     value = details[0]["input"]
     value = list(value) if isinstance(value, tuple) else value
     shown = "" if isinstance(value, dict | BaseModel) else f" is {value!r}"
-    return f"{source}: '{key}'{shown}: {message}."
+    place = f"'{key}'{shown}: " if key else ""  # a fault of the whole file names its keys itself
+    return f"{source}: {place}{message}."
 
 
 def _locate(detail: Any, model: type[BaseModel]) -> tuple[tuple[str, ...], Sequence[str]]:

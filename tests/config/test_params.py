@@ -265,6 +265,10 @@ def test_only_arrays_and_folders_take_a_checksum():
     assert refused(data__image_size=32) == f"params.yaml: 'data': {message}"
 
 
+def test_a_fault_of_the_whole_file_names_no_empty_key():
+    assert refused(retrain__seeds=[]).startswith("params.yaml: 'retrain.seeds' is ")
+
+
 def test_a_method_must_be_known_and_have_its_sections():
     assert "'methods' contains 'dart', which is not a known method." in refused(methods=["dart"])
     assert "Did you mean 'lfr_darts'? Known: " in refused(methods=["lfr-darts"])
