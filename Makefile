@@ -8,7 +8,7 @@ ARGS ?=
 # Trials to run in parallel; by default two on a CPU, else one per GPU.
 JOBS ?=
 # Two test processes of one thread each suit a laptop or a small CI machine.
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist worksteal
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -42,25 +42,31 @@ class Bookkeeping:
 
     def __init__(self) -> None:
         from dvc.repo import Repo
-        from dvc.repo.reproduce import collect_stages
 
         with dvc_errors():
             self.repo = Repo(_wait_for_lock=True)
         self._guard = threading.Lock()
         self._held: dict[str, ExitStack] = {}  # stage -> DVC's lock of its files
         with self._alone():
-            stages = collect_stages(self.repo, [PIPELINE])
+            stages = list(self.repo.index.stages)
+            if any(stage.path_in_repo != PIPELINE for stage in stages):  # `dvc add` data, other pipelines
+                stages, _ = self._plan()
         self.stages: dict[str, Any] = {stage.addressing: stage for stage in stages}
 
     def needs(self) -> dict[str, set[str]]:
         """All stages in an order in which they can run, each with those that it depends on, directly or not."""
-        from dvc.repo.reproduce import get_active_graph, plan_repro
         from networkx import descendants  # type: ignore[import-untyped]
 
         with self._alone():
-            graph = get_active_graph(self.repo.index.graph)
-            steps = plan_repro(graph, list(self.stages.values()))
-            return {step.addressing: {other.addressing for other in descendants(graph, step)} for step in steps}
+            plan, graph = self._plan()
+            return {step.addressing: {other.addressing for other in descendants(graph, step)} for step in plan}
+
+    def _plan(self) -> tuple[list[Any], Any]:
+        """What `dvc repro` would look at, in order, and DVC's graph. Building the graph takes a second."""
+        from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
+
+        graph = get_active_graph(self.repo.index.graph)
+        return plan_repro(graph, collect_stages(self.repo, [PIPELINE])), graph
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

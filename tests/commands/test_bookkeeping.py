@@ -1,6 +1,7 @@
 """What the launcher leaves to DVC, and how DVC's errors and unusual files are handled."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def project(tmp_path, monkeypatch):
         monkeypatch.setenv(f"DVC_{name}_DIR", str(tmp_path / ".home" / name))
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     monkeypatch.setenv("SHELL", "/bin/sh")
-    subprocess.run(["dvc", "init", "-q", "--no-scm"], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], check=True)
     Path("dvc.yaml").write_text(PIPELINE)
     Path("params.yaml").write_text("x: 1\n")
     Path("in").write_text("1")
@@ -61,7 +62,7 @@ def run_all():
 
 
 def is_clean():
-    status = subprocess.run(["dvc", "status"], capture_output=True, text=True, check=True)
+    status = subprocess.run([sys.executable, "-m", "dvc", "status"], capture_output=True, text=True, check=True)
     return "up to date" in status.stdout
 
 
@@ -138,7 +139,7 @@ def test_a_frozen_stage_is_not_run(project):
 
 
 def test_data_that_dvc_tracks_is_no_stage_to_run(project):
-    subprocess.run(["dvc", "add", "-q", "in"], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "add", "-q", "in"], check=True)
     assert run_all() == [True] * 3
     Path("in").unlink()
     Path("in").write_text("2")
