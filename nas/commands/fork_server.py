@@ -27,6 +27,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from nas.registry import SPACES
+
 COMMAND = (sys.executable, "-m", "nas.commands.fork_server")
 PRELOADED = (  # what stages import, at their start or later
     "torch._dynamo",  # by the first optimiser
@@ -35,13 +37,7 @@ PRELOADED = (  # what stages import, at their start or later
     "nas.training.evaluate",
     "nas.training.search",
     "nas.training.retrain",
-    "nas.spaces.channel.space",
-    "nas.spaces.darts.layered",
-    "nas.spaces.darts.space",
-    "nas.spaces.enas.space",
-    "nas.spaces.mobile.space",
-    "nas.spaces.nasbench201.layered",
-    "nas.spaces.nasbench201.space",
+    *sorted({modules.space for modules in SPACES.values()}),
     "nas.report",
     "stages.search",
     "stages.derive",

@@ -20,11 +20,8 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
-import typer
-
 from nas.commands.bookkeeping import Bookkeeping, BookkeepingError
 from nas.commands.fork_server import ForkServer, ServerError, send
-from nas.commands.options import JobsOption
 from nas.commands.repository import refuse_broken_lock, refuse_running
 from nas.commands.times import Times
 from nas.project import clear_errors
@@ -34,7 +31,6 @@ from stages.report import LAUNCHED, show
 TRIAL_STAGES = ("search", "derive", "retrain", "evaluate")
 CPU_JOBS = 2
 PLAIN = re.compile(r"python -m stages\.[\w .=/-]+")  # a command that needs no shell
-app = typer.Typer(add_completion=False)
 
 
 class Launch:
@@ -151,9 +147,8 @@ def signals(launch: Launch) -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-@app.command()
 @clear_errors
-def launch(jobs: JobsOption = None) -> None:
+def launch(jobs: int | None = None) -> None:
     """Run the pipeline, several trials at a time. Stages that are up to date are skipped."""
     refuse_broken_lock()
     refuse_running()
@@ -207,7 +202,3 @@ def run_stages(run: Launch, keys: Sequence[str], jobs: int) -> list[str]:
         if name not in before and not run.stage(name):
             return [name]
     return []
-
-
-if __name__ == "__main__":
-    app()

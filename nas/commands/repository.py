@@ -44,7 +44,7 @@ def refuse_running() -> None:
             stop = f"kill -- -{pid}" if os.getpgid(pid) == pid else f"kill {pid}"
         except OSError:  # it has ended
             continue
-        if re.search(r"\b(dvc|nas|launch)\b", command) and (" repro" in command or "launch" in command):
+        if re.search(r"\b(dvc|nas)\b.* repro\b", command):
             raise LaunchError(
                 f"process {pid} is running the pipeline here ({command.strip()}); wait for it, or stop it "
                 f"with `{stop}`: its progress is kept"

@@ -5,13 +5,12 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from nas.tracking.tracker import PATIENCE, SERVICE, surrounding_path
+from nas.tracking.tracker import PATIENCE, SERVICE, worker_process
 
 logger = logging.getLogger(__name__)
 
@@ -68,17 +67,7 @@ def start_service(address: Path) -> "subprocess.Popen[str]":
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(address))
         listener.listen(64)
-        return subprocess.Popen(
-            [sys.executable, "-m", "nas.tracking.worker", str(listener.fileno())],
-            pass_fds=[listener.fileno()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-            env=surrounding_path(),
-            start_new_session=True,
-        )
+        return worker_process(listener.fileno())
 
 
 def warn(reason: str) -> None:

@@ -70,10 +70,8 @@ class Tracker:
             tags: further tags, such as device and versions.
             root: the project's folder. DVC_ROOT takes precedence, because `dvc exp run --temp` works in a copy.
         """
-        tags = {name: os.environ[variable] for name, variable in DVC_TAGS.items() if variable in os.environ} | dict(
-            tags
-        )
-        content = {"stage": stage, "key": key, "params": params, "tags": tags, "fingerprint": fingerprint}
+        dvc = {name: os.environ[variable] for name, variable in DVC_TAGS.items() if variable in os.environ}
+        content = {"stage": stage, "key": key, "params": params, "tags": {**dvc, **tags}, "fingerprint": fingerprint}
         self._send("open", **content, root=str(root.resolve()))
 
     @classmethod
@@ -168,22 +166,24 @@ def status_of(error: BaseException | None) -> str:
 def start_worker() -> "subprocess.Popen[str] | None":
     """Start `nas.tracking.worker` in its own session, so that signals to the stage's process group do not reach it."""
     try:
-        return subprocess.Popen(
-            [sys.executable, "-m", "nas.tracking.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-            env=surrounding_path(),
-            start_new_session=True,
-        )
+        return worker_process()
     except OSError as error:
         logger.warning("tracking is off: %s", error)
         return None
 
 
-def surrounding_path() -> dict[str, str]:
-    """The environment, with the folder of this package in PYTHONPATH."""
+def worker_process(*listener: int) -> "subprocess.Popen[str]":
+    """A worker that reads events from its stdin, or from those that connect to the socket with this descriptor."""
     here = str(Path(__file__).resolve().parents[2])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
+    path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        [sys.executable, "-m", "nas.tracking.worker", *map(str, listener)],
+        pass_fds=listener,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,
+    )

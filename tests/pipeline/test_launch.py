@@ -13,7 +13,7 @@ from tests.pipeline.project import is_clocked, ran, wait_until
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
-LAUNCH = ("python", "-m", "nas.commands.launch")
+LAUNCH = ("python", "-m", "nas", "repro")
 PATIENCE = 300  # seconds for a stage to reach its first checkpoint, on a busy machine
 
 
