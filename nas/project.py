@@ -66,16 +66,17 @@ def _check_search(config: "Config", method: str, source: str) -> None:
     if not params.accepts(space):
         accepted = [other for other in SPACES if params.accepts(get_space(other))]
         raise ParamsError(f"{key}.space' is '{name}', but {method} needs {params.needs}: {', '.join(accepted)}.")
-    if method not in config.methods:
-        return
-    if not config.retrain.seeds and not space.has_table:
+    used = method in config.methods
+    if used and not config.retrain.seeds and not space.has_table:
         tabled = ", ".join(other for other in SPACES if get_space(other).has_table)
         raise ParamsError(
             f"{key}.space' is '{name}', which has no benchmark table, and 'retrain.seeds' is empty: search in "
             f"{tabled}, give a retrain seed, or leave {method} out of 'methods'."
         )
     try:
-        params.check(config.common, space)
+        params.check_space(space)
+        if used:
+            params.check(config.common)
     except ValueError as error:
         raise ParamsError(f"{key}': {error}.") from None
 

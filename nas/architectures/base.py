@@ -3,6 +3,7 @@
 Every space has its own frozen model, identified by `space`. Equal content has equal canonical JSON, so an equal `id`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -33,7 +34,7 @@ class CellGraph:
     row: int = 0
 
 
-class Architecture(BaseModel):
+class Architecture(BaseModel, ABC):
     """Base of the records. Each space adds its own fields and checks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -72,9 +73,9 @@ class Architecture(BaseModel):
             message = detail["msg"].removeprefix("Value error, ")
             raise ArchitectureError(f"{where}: {message} (found {detail['input']!r})") from None
 
+    @abstractmethod
     def graphs(self) -> list[CellGraph]:
         """One graph per cell type, in drawing order."""
-        raise NotImplementedError
 
     def sheets(self) -> dict[str, list[CellGraph]]:
         """The graphs of each picture, by its name. By default there is one picture per cell type."""

@@ -1,5 +1,6 @@
 """The shape of a cell and of a network of cells (DARTS, section 2.1). Imports nothing."""
 
+STEM_MULTIPLIER = 3  # width of the CIFAR stem, in widths of the first cell
 NODES = 4  # intermediate nodes of a cell, numbered 2..5 after the two inputs
 # (node, predecessor) of each edge, by node, then by predecessor: the order of the rows of an alpha table
 DARTS_EDGES = tuple((node, pred) for node in range(2, 2 + NODES) for pred in range(node))

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple, Protocol
 
-from nas.architectures.cell_shape import DARTS_EDGES, reductions
+from nas.architectures.cell_shape import DARTS_EDGES, STEM_MULTIPLIER, reductions
 from nas.architectures.channel_masks import Cell, Gates, Masks, every, live, uniform
-
-STEM_MULTIPLIER = 3
 
 
 class Form(Protocol):

@@ -1,18 +1,16 @@
 """The models of params.yaml, and the functions that load and validate it.
 
 No key has a default in the code: the file states every value. A method's own sections are defined in the method's
-module and passed to `load_config`, so this package does not depend on any method.
+module and passed to `parse_config`, so this package does not depend on any method.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from nas.config.data import Augment, Data
 from nas.config.sections import ParamsError, Section, as_tuple, did_you_mean, unknown, validate
-from nas.config.yaml_file import read_yaml
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -75,7 +73,7 @@ class SearchCommon(Size, WeightOptimiser):
 
 
 class MethodParams(Section):
-    """The section of a method in `search`. `accepts` and `check` are called by nas.project.parse."""
+    """The section of a method in `search`. nas.project.parse calls `accepts`, `check_space` and `check`."""
 
     space: str  # a name of nas.registry.SPACES
 
@@ -86,8 +84,11 @@ class MethodParams(Section):
         """Whether the method can search this space (a nas.contracts.Space), by its contract; any space by default."""
         return True
 
-    def check(self, common: SearchCommon, space: Any) -> None:
-        """Raises ValueError if the section does not go with `search.common` or with the facts of its space."""
+    def check_space(self, space: Any) -> None:
+        """Raises ValueError if a value does not go with the space. Called for every section, like `accepts`."""
+
+    def check(self, common: SearchCommon) -> None:
+        """Raises ValueError if a value does not go with `search.common`. Called for the methods in `methods`."""
 
 
 class Retrain(Size, WeightOptimiser):
@@ -193,27 +194,23 @@ def parse_run_key(key: str) -> tuple[str, int]:
     return method, int(seed)
 
 
-def load_config(path: Path, search: Mapping[str, type[Section]], derive: Mapping[str, type[Section]]) -> Config:
-    """Load and validate params.yaml.
-
-    Args:
-        path: The file.
-        search: The class of each known method's section in `search`.
-        derive: The class of each known method's section in `derive`.
-
-    Raises:
-        ParamsError: One line per invalid key, with its value and what is allowed.
-    """
-    return parse_config(read_yaml(path), search, derive, str(path))
-
-
 def parse_config(
     tree: Mapping[str, Any],
     search: Mapping[str, type[Section]],
     derive: Mapping[str, type[Section]],
     source: str = "params.yaml",
 ) -> Config:
-    """Validate the contents of params.yaml; see `load_config`. `source` names the file in error messages."""
+    """The contents of params.yaml, validated.
+
+    Args:
+        tree: The mapping in the file.
+        search: The class of each known method's section in `search`.
+        derive: The class of each known method's section in `derive`.
+        source: The name of the file in error messages.
+
+    Raises:
+        ParamsError: One line per invalid key, with its value and what is allowed.
+    """
     config = validate(Config, tree, "", source)
     sections: dict[str, dict[str, type[Section]]] = {
         "search": {"common": SearchCommon, **search},

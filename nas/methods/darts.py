@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 import torch
 from pydantic import Field, model_validator
 
+from nas.architectures.cell_shape import is_reduction
 from nas.config.params import SearchCommon
 from nas.config.sections import Section
 from nas.contracts import ArchitectureLike, EdgeSpace, Pairs
@@ -39,7 +40,7 @@ class Params(RelaxedParams):
             )
         return self
 
-    def check(self, common: SearchCommon, space: Any) -> None:
+    def check(self, common: SearchCommon) -> None:
         if self.warmup_epochs >= common.epochs:
             raise ValueError(
                 f"'warmup_epochs' is {self.warmup_epochs}: expected less than the {common.epochs} of "
@@ -132,7 +133,7 @@ class Method(RelaxedSearch[Params]):
 def most_skips(cells: dict[str, Pairs]) -> int:
     """The largest number of skip connections in a cell that is not a reduction cell."""
     counts = {cell_type: sum(op == SKIP_CONNECT for op, _ in cell) for cell_type, cell in cells.items()}
-    return max(count for cell_type, count in counts.items() if not cell_type.startswith("reduce"))
+    return max(count for cell_type, count in counts.items() if not is_reduction(cell_type))
 
 
 def derive(state: dict[str, Any], params: DeriveParams, space: EdgeSpace) -> list[Derived]:

@@ -66,12 +66,14 @@ class Params(RelaxedParams):
     def accepts(cls, space: Any) -> bool:
         return isinstance(space, EdgeSpace) and bool(space.stages)
 
-    def check(self, common: SearchCommon, space: Any) -> None:
+    def check(self, common: SearchCommon) -> None:
         if common.lr_warmup_epochs >= self.epochs_each:
             raise ValueError(
                 f"'epochs_each' is {self.epochs_each}: expected more than the {common.lr_warmup_epochs} of "
                 "'search.common.lr_warmup_epochs', or the lr is never reached"
             )
+
+    def check_space(self, space: Any) -> None:
         types, iterations = cell_types(space.stages), self.iterations(space.stages)
         named = [cell_type for group in iterations for cell_type in group]
         if sorted(named) != sorted(types) or not all(iterations):

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from nas import project
 from nas.config.data import Slice
-from nas.config.params import SearchCommon, load_config, parse_config, parse_run_key, run_key
+from nas.config.params import SearchCommon, parse_config, parse_run_key, run_key
 from nas.config.sections import ParamsError
 from nas.config.yaml_file import read_yaml
 from nas.methods import sections
@@ -372,13 +372,13 @@ def test_an_invalid_file_is_named(tmp_path, text, message):
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ParamsError, match="no such file; run from the project's folder"):
-        load_config(tmp_path / "params.yaml", SEARCH, DERIVE)
+        parse_config(read_yaml(tmp_path / "params.yaml"), SEARCH, DERIVE, str(tmp_path / "params.yaml"))
 
 
 def test_an_error_names_the_file_it_was_read_from(tmp_path):
     path = yaml_file(tmp_path, "methods: [darts]")
     with pytest.raises(ParamsError) as caught:
-        load_config(path, SEARCH, DERIVE)
+        parse_config(read_yaml(path), SEARCH, DERIVE, str(path))
     assert f"{path}: 'retrain' is missing." in str(caught.value).splitlines()
 
 

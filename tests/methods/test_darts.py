@@ -314,9 +314,9 @@ def test_what_a_stopped_search_tells_is_of_the_alphas_that_it_ends_with(monkeypa
 
 def test_a_warm_up_that_leaves_no_epoch_is_refused():
     params = sections()[0]["darts"].model_validate(PRESET["darts"] | {"warmup_epochs": 2})
-    params.check(common(epochs=3), DartsSpace())
+    params.check(common(epochs=3))
     with pytest.raises(ValueError, match=r"'warmup_epochs' is 2: expected less than the 2 of 'search.common.epochs'"):
-        params.check(common(epochs=2), DartsSpace())
+        params.check(common(epochs=2))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -142,16 +142,16 @@ def test_the_first_epochs_of_a_warm_up_may_train_all_operations_at_once(name):
 
 def test_a_warm_up_of_all_common_epochs_is_refused():
     params = sections()[0]["is_nas"].model_validate(PRESET["is_nas"] | {"warmup_epochs": 2})
-    params.check(common(epochs=3), SPACE)
+    params.check(common(epochs=3))
     with pytest.raises(ValueError, match=r"'warmup_epochs' is 2: expected less than the 2 of search.common.epochs"):
-        params.check(common(epochs=2), SPACE)
+        params.check(common(epochs=2))
     for name, changes in (("is_nas", {"epochs": 2}), ("lfr_darts", {"epochs_each": 2})):
         short = sections()[0][name].model_validate(PRESET[name] | changes)
         with pytest.raises(ValueError, match=r"is 2: expected more than the 2 of 'search.common.lr_warmup_epochs'"):
-            short.check(common(epochs=3, lr_warmup_epochs=2), get_space(short.space))
+            short.check(common(epochs=3, lr_warmup_epochs=2))
     own = sections()[0]["is_nas"].model_validate(PRESET["is_nas"] | {"warmup_epochs": 2, "epochs": 2})
     with pytest.raises(ValueError, match=r"'warmup_epochs' is 2: expected less than the 2 of epochs"):
-        own.check(common(epochs=3), SPACE)
+        own.check(common(epochs=3))
 
 
 @pytest.mark.parametrize(
@@ -168,11 +168,11 @@ def test_a_warm_up_that_leaves_nothing_to_do_is_refused_with_the_parameters(chan
 
 def test_a_mixture_needs_a_space_whose_supernet_runs_all_operations_at_once():
     params = sections()[0]["is_nas"].model_validate(PRESET["is_nas"] | {"warmup_epochs": 1, "mixture_epochs": 1})
-    params.check(common(), get_space("darts"))
+    params.check_space(get_space("darts"))
     with pytest.raises(
         ValueError, match="'mixture_epochs' is 1, but the supernet of space enas only runs single paths"
     ):
-        params.check(common(), SPACE)
+        params.check_space(SPACE)
 
 
 def test_costs_are_those_of_the_supernet_or_of_a_network_of_the_named_size():

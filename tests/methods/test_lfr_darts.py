@@ -21,7 +21,7 @@ from nas.spaces.blocks.ops import supernet_op
 from nas.spaces.darts.cells import DiscreteCell, MixedCell, MixedOp
 from nas.spaces.darts.layered import CELL_TYPES, LayeredSpace
 from nas.training.derive import width_like
-from tests.methods.settings import PRESET, STEPS, advance, batch, build, common, in_double
+from tests.methods.settings import PRESET, STEPS, advance, batch, build, in_double
 from tests.methods.test_methods import assert_equal, saved
 
 lfr: Any = method_module("lfr_darts")
@@ -113,7 +113,7 @@ def test_any_ordered_partition_is_a_plan_in_which_every_type_is_found_once(order
 )
 def test_params_that_contradict_each_other_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        params(**changes).check(common(), SPACE)
+        params(**changes).check_space(SPACE)
 
 
 def test_skip_dropout_follows_pdarts_within_an_iteration():

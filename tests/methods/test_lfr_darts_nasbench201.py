@@ -11,7 +11,7 @@ from nas.methods import method_module
 from nas.project import parse
 from nas.spaces.nasbench201.cells import MixedCell, Residual, joined, layout
 from nas.spaces.registry import get_space
-from tests.methods.settings import PRESET, STAGED, STEPS, TREE, advance, build, common, in_double
+from tests.methods.settings import PRESET, STAGED, STEPS, TREE, advance, build, in_double
 from tests.methods.test_methods import assert_equal, saved
 from tests.spaces.nasbench201.test_space import NONE, OFFICIAL, ONE, POOL, SKIP, THREE
 
@@ -60,7 +60,7 @@ def test_every_iteration_finds_the_cell_of_a_stage_which_is_then_repeated(joint)
 
 def test_groups_name_the_types_of_the_space():
     with pytest.raises(ValueError, match="'groups' must name each of cell_1, cell_2, cell_3 once"):
-        params(groups=[["normal_1"], ["cell_2"], ["cell_3"]]).check(common(), SPACE)
+        params(groups=[["normal_1"], ["cell_2"], ["cell_3"]]).check_space(SPACE)
 
 
 def test_without_retraining_nothing_would_judge_what_it_finds():

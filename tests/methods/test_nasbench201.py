@@ -129,3 +129,16 @@ def test_a_method_refuses_a_space_that_it_cannot_search_and_lists_those_that_it_
 def test_an_unknown_space_is_answered_with_the_known_ones():
     with pytest.raises(ParamsError, match=r"is 'dart', which is not a space\. Did you mean 'darts'"):
         parse({**TREE, "search": {**PRESET, "darts": {**PRESET["darts"], "space": "dart"}}})
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("lfr_darts", {"groups": [["normal_1"]]}, "'groups' must name each of normal_1, reduce_1"),
+        ("is_nas", {"mixture_epochs": 1, "warmup_epochs": 1}, "'mixture_epochs' is 1, but the supernet of space enas"),
+    ],
+)
+def test_a_section_that_does_not_suit_its_space_is_refused_even_if_its_method_is_not_used(name, values, message):
+    tree = {**TREE, "methods": ["random"], "search": {**PRESET, name: {**PRESET[name], **values}}}
+    with pytest.raises(ParamsError, match=message):
+        parse(tree)

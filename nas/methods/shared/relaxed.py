@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas.architectures.cell_shape import is_reduction
 from nas.contracts import EdgeSpace, Pairs
 from nas.methods.shared.base import WeightTrainer, frozen
 
@@ -124,7 +125,7 @@ def darts_cells(
         alpha = torch.tensor(rows, dtype=torch.float64)
         none = space.none_stays and rule == "top2"
         table = alpha.softmax(-1) if none else real_shares(alpha, rule)
-        most = None if cell_type.startswith("reduce") else max_skips
+        most = None if is_reduction(cell_type) else max_skips
         skip = names[cell_type][0].index(SKIP_CONNECT)
         cells[cell_type] = discretised(table, space, skip, most, first=0 if none else 1)
     return cells

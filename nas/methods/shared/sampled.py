@@ -57,7 +57,7 @@ class SampledParams(MethodParams):
     def accepts(cls, space: Any) -> bool:
         return isinstance(space, CategoricalSpace)
 
-    def check(self, common: SearchCommon, space: Any) -> None:
+    def check(self, common: SearchCommon) -> None:
         own = self.epochs != "common"
         epochs = self.epochs if self.epochs != "common" else common.epochs
         if common.lr_warmup_epochs >= epochs:
@@ -70,6 +70,8 @@ class SampledParams(MethodParams):
                 f"'warmup_epochs' is {self.warmup_epochs}: expected less than the {epochs} of "
                 f"{'epochs' if own else 'search.common.epochs'}, or no epoch is left to move the distributions in"
             )
+
+    def check_space(self, space: Any) -> None:
         if self.mixture_epochs and not isinstance(space, EdgeSpace):
             raise ValueError(
                 f"'mixture_epochs' is {self.mixture_epochs}, but the supernet of space {self.space} only runs single "

@@ -7,12 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.architectures.base import ArchitectureError
-from nas.architectures.cell_shape import NODES, reductions
+from nas.architectures.cell_shape import NODES, STEM_MULTIPLIER, reductions
 from nas.config.params import Size
 from nas.contracts import ImageForm
 from nas.spaces.blocks.ops import FactorizedReduce, relu_conv_bn
-
-STEM_MULTIPLIER = 3
 
 
 def preprocess(c_in: int, channels: int, halve: bool, affine: bool) -> nn.Module:

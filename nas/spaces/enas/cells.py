@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.architectures.base import Cell
-from nas.architectures.cell_shape import reductions
+from nas.architectures.cell_shape import STEM_MULTIPLIER, reductions
 from nas.architectures.enas import ENAS_NODES, ENAS_OPS, EnasArchitecture, loose_ends
 from nas.config.params import Size
 from nas.contracts import HardMix, ImageForm, Mix
 from nas.spaces.blocks.mixing import summed
 from nas.spaces.blocks.ops import FactorizedReduce, PointwiseConv2d, batch_norm, drop_path, separable
-from nas.spaces.blocks.stems import STEM_MULTIPLIER, AuxiliaryHead, check_stem, preprocess, stem
+from nas.spaces.blocks.stems import AuxiliaryHead, check_stem, preprocess, stem
 
 VARIABLES = 4  # of a node: input 1, input 2, operation 1, operation 2
 
