@@ -1,7 +1,6 @@
 """nas/commands/ablate.py and nas/commands/variants.py, and every file in presets/ablations/."""
 
 import copy
-import shutil
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,6 @@ from nas.training.checkpoint import BusyError, workplace
 PROJECT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (PROJECT / "presets/ablations").glob("*.yaml"))
 PRESETS = sorted(path.stem for path in (PROJECT / "presets").glob("*.yaml"))
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A folder with the presets and params.yaml, to run in."""
-    shutil.copytree(PROJECT / "presets", tmp_path / "presets")
-    shutil.copy(PROJECT / "presets/digits.yaml", tmp_path / "params.yaml")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def refused(text):

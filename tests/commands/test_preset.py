@@ -1,6 +1,5 @@
 """nas/commands/preset.py, and every file in presets/."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -17,15 +16,6 @@ NAMES = sorted(path.stem for path in (PROJECT / "presets").glob("*.yaml"))
 RECIPES = sorted(path.stem for path in (PROJECT / "presets/recipes").glob("*.yaml"))
 DATA = sorted(path.stem for path in (PROJECT / "presets/data").glob("*.yaml"))
 OTHERS = [name for name in NAMES if name != preset.BASE]
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A folder with the presets and params.yaml, to run in."""
-    shutil.copytree(PROJECT / "presets", tmp_path / "presets")
-    shutil.copy(PROJECT / "presets/digits.yaml", tmp_path / "params.yaml")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def run(*arguments):

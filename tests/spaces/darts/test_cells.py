@@ -22,6 +22,7 @@ from nas.spaces.blocks.stems import AuxiliaryHead
 from nas.spaces.darts import batched
 from nas.spaces.darts.cells import DiscreteCell
 from nas.spaces.registry import get_space
+from tests.spaces.dropout import dropout_of_shape
 
 SPACE = get_space("darts")
 CELL_TYPES = ("normal", "reduce")
@@ -119,18 +120,12 @@ def test_the_batched_supernet_is_the_plain_one_when_everything_runs(form, traini
 
 
 def test_the_batched_supernet_is_the_plain_one_with_dropped_skips():
-    draws = []
-
-    def dropout(x, probability):
-        """The same masks in both forms, whatever the order of the edges: the mask depends on the shape."""
-        draws.append(probability)
-        keep = torch.rand(x.shape, generator=torch.Generator().manual_seed(x.shape[-1]), dtype=x.dtype) > probability
-        return x * keep / (1 - probability)
+    draws: list[float] = []
 
     def mix(tables):
         return SoftMix({cell_type: table.softmax(-1) for cell_type, table in tables.items()}, skip_dropout=0.3)
 
-    with patch.object(nn.functional, "dropout", dropout):
+    with patch.object(nn.functional, "dropout", dropout_of_shape(draws)):
         assert_engines_agree(ODD, mix)
         assert set(draws) == {0.3}
         draws.clear()

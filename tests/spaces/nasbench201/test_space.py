@@ -25,6 +25,7 @@ from nas.spaces.nasbench201 import cells as nasbench201_cells
 from nas.spaces.nasbench201.cells import DiscreteCell, MixedCell, Residual, live, stage_cells
 from nas.spaces.registry import get_space
 from tests.shared import TABLE, needs_table
+from tests.spaces.dropout import dropout_of_shape
 
 SPACE: Any = get_space("nasbench201")
 NONE, SKIP, ONE, THREE, POOL = range(len(OPERATIONS))
@@ -288,15 +289,8 @@ def test_the_batched_supernet_is_the_plain_one_in_a_deeper_one():
 
 
 def test_the_batched_supernet_is_the_plain_one_with_dropped_skips():
-    draws = []
-
-    def dropout(x, probability):
-        """The same masks in both forms, whatever the order of the edges: the mask depends on the shape."""
-        draws.append(probability)
-        keep = torch.rand(x.shape, generator=torch.Generator().manual_seed(x.shape[-1]), dtype=x.dtype) > probability
-        return x * keep / (1 - probability)
-
-    with patch.object(nn.functional, "dropout", dropout):
+    draws: list[float] = []
+    with patch.object(nn.functional, "dropout", dropout_of_shape(draws)):
         assert_engines_agree(ODD, lambda alpha: SoftMix({"cell": alpha.softmax(-1)}, skip_dropout=0.3))
         assert draws == [0.3] * (2 * 3 * 6)
         assert_engines_agree(ODD, lambda alpha: SoftMix({"cell": alpha.softmax(-1)}, skip_dropout=0.3), training=False)
