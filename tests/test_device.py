@@ -23,6 +23,7 @@ DEVICES = pytest.mark.parametrize("device", [META, pytest.param(CUDA, marks=need
 WAITS = {"gdas": "the operations that run in a pass are sampled from the alphas"}
 # Ways of a method that are tested; without an entry, a method is tested as presets/digits.yaml has it. Not tested are
 # steps that have to read from the device: the pruning events of TENAS (scores), the steps of a distribution (losses).
+HALVES = [["normal_1", "reduce_1"], ["normal_2", "reduce_2", "normal_3"]]  # two iterations instead of three
 WAYS: dict[str, list[dict[str, Any]]] = {
     "random": [{"samples": 1}, {"samples": 1, **TABLED}],
     "darts": [
@@ -31,7 +32,7 @@ WAYS: dict[str, list[dict[str, Any]]] = {
         {"order": "first", "skip_dropout": 0.2},
     ],
     "lfr_darts": [
-        {"epochs_each": 2, "future": "trainable", "order": "unrolled"},
+        {"epochs_each": 2, "future": "trainable", "order": "unrolled", "groups": HALVES},
         {"epochs_each": 4, "prune": "progressive", "max_skips": 1, "skip_dropout": 0.1},
         {"epochs_each": 2, **STAGED},
     ],

@@ -55,7 +55,7 @@ def build_plain(project: Project) -> str:
 
 def build_tracked(project: Project) -> str:
     del project.environment["NAS_TRACKING"]
-    output = project.dvc("repro", "--no-run-cache")
+    output = project.run("python", "-m", "nas", "repro", "--jobs", "2")
     project.commit()
     return output
 
